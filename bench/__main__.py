@@ -1,0 +1,33 @@
+"""`python -m figureground.bench VERB ...`: measure, show, try.
+
+python -m figureground.bench demo --device cpu --out demo
+python -m figureground.bench throughput --device cpu --shards "demo/shards/*.tar"
+python -m figureground.bench saliency --images photos --masks truth
+python -m figureground.bench train --shards "demo/shards/*.tar" --device cpu
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+VERBS = {
+    "demo": "photographs to shards, masks, views and a contact sheet",
+    "throughput": "images/s and CPU ms of each stage and end to end",
+    "saliency": "quality and cost of the saliency methods against true masks",
+    "train": "a few steps of MoCo-v2 on shards",
+}
+
+
+def main(argv: list[str]) -> int:
+    """Run one verb; returns its exit code."""
+    if not argv or argv[0] not in VERBS:
+        print("usage: python -m figureground.bench VERB ...; VERB is one of", file=sys.stderr)
+        for verb, summary in VERBS.items():
+            print(f"  {verb:<12}{summary}", file=sys.stderr)
+        return 0 if argv and argv[0] in ("-h", "--help") else 2
+    return int(importlib.import_module(f"figureground.bench.{argv[0]}").main(argv[1:]))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,104 @@
+"""Vector operations that Numba's loops do not reach: sixteen image rows side by side in one register.
+
+Written in LLVM's portable vector IR, so they become AVX-512, AVX2, SSE or NEON, whatever the processor has. All take
+byte addresses (int64) of memory that the caller keeps alive, aligned or not.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+LANES = 16
+"""Rows side by side."""
+
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
+
+
+def _vector(bits: int) -> ir.VectorType:
+    return ir.VectorType(ir.IntType(bits), LANES)
+
+
+def _splat(value: int) -> ir.Constant:
+    return ir.Constant(_vector(32), [_I32(value)] * LANES)
+
+
+def _bytes_at(typing_context: Any, address: Any) -> Any:
+    """Return the address as a pointer to uint8, for `numba.carray`."""
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+
+    return types.CPointer(types.uint8)(types.int64), build
+
+
+def _transpose(bits: int) -> Any:
+    """Make the transposition of a 16 x 16 block: four rounds of interleaving row i with row i + 8."""
+    vector = _vector(bits)
+    low = ir.Constant(_vector(32), [_I32(i // 2 + LANES * (i % 2)) for i in range(LANES)])
+    high = ir.Constant(_vector(32), [_I32(i // 2 + 8 + LANES * (i % 2)) for i in range(LANES)])
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        source, source_pitch, target, target_pitch = args
+        rows = []
+        for _ in range(LANES):
+            rows.append(builder.load(builder.inttoptr(source, vector.as_pointer()), align=1))
+            source = builder.add(source, source_pitch)
+        for _ in range(4):
+            pairs = list(zip(rows[:8], rows[8:]))
+            rows = [builder.shuffle_vector(a, b, mask) for a, b in pairs for mask in (low, high)]
+        for row in rows:
+            builder.store(row, builder.inttoptr(target, vector.as_pointer()), align=1)
+            target = builder.add(target, target_pitch)
+        return context.get_dummy_value()
+
+    def transpose(typing_context: Any, source: Any, source_pitch: Any, target: Any, target_pitch: Any) -> Any:
+        """Write the 16 x 16 block at `source` transposed to `target`; pitches in bytes."""
+        return types.void(*(types.int64,) * 4), build
+
+    return intrinsic(transpose)
+
+
+def _weigh_lanes(typing_context: Any, source: Any, step: Any, weights: Any, count: Any, target: Any) -> Any:
+    """Write sixteen uint8: (2**19 + sum over k < count of weights[k] * source[k]) >> 20 in each lane.
+
+    `source[k]` are sixteen int16 at `source + k * step` bytes, `weights` int32; `count` >= 1.
+    """
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        source, step, weights, count, target = args
+        entry = builder.block
+        loop, done = builder.append_basic_block("taps"), builder.append_basic_block("done")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        at, at_weight, left, total = (builder.phi(t) for t in (_I64, _I64, _I64, _vector(32)))
+        lanes = builder.sext(builder.load(builder.inttoptr(at, _vector(16).as_pointer()), align=2), _vector(32))
+        weight = builder.load(builder.inttoptr(at_weight, _I32.as_pointer()), align=4)
+        undefined = ir.Constant(_vector(32), ir.Undefined)
+        weight = builder.shuffle_vector(builder.insert_element(undefined, weight, _I32(0)), undefined, _splat(0))
+        after = (
+            builder.add(at, step),
+            builder.add(at_weight, _I64(4)),
+            builder.sub(left, _I64(1)),
+            builder.add(total, builder.mul(lanes, weight)),
+        )
+        before = (source, weights, count, _splat(1 << 19))
+        for phi, start, following in zip((at, at_weight, left, total), before, after):
+            phi.add_incoming(start, entry)
+            phi.add_incoming(following, loop)
+        builder.cbranch(builder.icmp_signed(">", after[2], _I64(0)), loop, done)
+        builder.position_at_end(done)
+        pixels = builder.trunc(builder.ashr(after[3], _splat(20)), _vector(8))
+        builder.store(pixels, builder.inttoptr(target, _vector(8).as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.void(*(types.int64,) * 5), build
+
+
+bytes_at: Any = intrinsic(_bytes_at)
+transpose_int16: Any = _transpose(16)
+transpose_uint8: Any = _transpose(8)
+weigh_lanes: Any = intrinsic(_weigh_lanes)

@@ -1,0 +1,208 @@
+"""Cut views out of images of any size: crop, antialiased bilinear resize, flip, composite on a new ground, in one go.
+
+In: ragged interleaved uint8 images (height, width, 3) and masks (height, width), read where they lie. Out: planar views
+(N, 3, H, W) uint8 and their masks (N, H, W) uint8. Each output pixel needs its image, its mask and its donor once, so
+the composite is fused. The resize is Pillow's bilinear (the one that the papers' code trained with: torchvision's
+RandomResizedCrop on PIL images), the composite is Pillow's Image.composite; in integers, so that both devices agree.
+
+Source: Pillow, Resample.c (`precompute_coeffs`) and Paste.c (8-bit composite); reimplemented.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+
+from .arrays import Ragged, array_module, on_gpu, table_on
+from .background import _blend
+from .launch import launch
+from .render_rows import DONOR, FILL, KEEP, MEAN, NOISE, RENDER_DTYPE, check_rows, full_rows, planes_of
+from .separable import resample_plane
+
+__all__ = ["DONOR", "FILL", "KEEP", "MEAN", "NOISE", "RENDER_DTYPE", "full_rows", "render_views"]
+
+_TILE_ROWS, _TILE_COLS = 16, 32  # as in resample.cu
+
+
+def render_views(
+    images: Ragged,
+    rows: np.ndarray,
+    size: tuple[int, int],
+    *,
+    masks: Ragged | None = None,
+    out: Any = None,
+    masks_out: Any = None,
+) -> tuple[Any, Any]:
+    """Render one view per row: crop, resize, flip, and replace the ground where the row says so.
+
+    Parameters
+    ----------
+    images : Ragged
+        RGB images, on the host or on the GPU.
+    rows : (N,) RENDER_DTYPE, NumPy
+        What each view shows; on the host for both devices. Fields are documented at `RENDER_DTYPE`.
+    size : (int, int)
+        Height and width of the views [px].
+    masks : Ragged, optional
+        Masks of one channel, 255 = figure. A mask of any size covers its whole image; it goes through the view's
+        geometry, always with context outside the box.
+    out : (N, 3, H, W) uint8, optional
+    masks_out : (N, H, W) uint8, optional
+
+    Returns
+    -------
+    views : (N, 3, H, W) uint8
+    view_masks : (N, H, W) uint8, or None if `masks` is None
+        All 0 for a row without a mask; such a view is left alone, whatever its mode.
+
+    Raises
+    ------
+    TypeError
+        If host and GPU arrays are mixed.
+    ValueError
+        If a row names an image, mask or donor that is not there, a box leaves its image, or an array does not fit.
+
+    Notes
+    -----
+    Weights are Pillow's triangle, quantised to sum to 2**14 (axis.py). Columns first: v = (sum w * source + 2**7) >> 8;
+    then rows: (sum w * v + 2**19) >> 20. Pillow resizes rows first and rounds to 8 bits between; the two differ
+    by one grey level at most. A box with fractions and `clip` = 1 reads the pixels that it touches.
+
+    Ground: figure * m + ground * (255 - m), rounded as `composite_views` does. Mode 3 takes the mean of each channel of
+    the view before the composite, halves up. Mode 4 is a hash of the pixel p = y * W + x of the output, modulo 2**32:
+    h = f(f(p ^ seed_lo) + seed_hi), f being the finaliser of MurmurHash3 (x ^= x >> 16, x *= 0x85EBCA6B, x ^= x >> 13,
+    x *= 0xC2B2AE35, x ^= x >> 16); red is its lowest byte, then green, then blue.
+
+    Examples
+    --------
+    >>> images = Ragged.from_arrays([np.full((4, 6, 3), 90, np.uint8)])
+    >>> masks = Ragged.from_arrays([np.array([[0, 255]], np.uint8)])
+    >>> rows = full_rows(images.sizes)
+    >>> rows["mask"], rows["mode"], rows["fill"] = 0, FILL, 10
+    >>> views, view_masks = render_views(images, rows, (1, 3), masks=masks)
+    >>> view_masks[0]
+    array([[  0, 128, 255]], dtype=uint8)
+    >>> views[0, 0]
+    array([[10, 50, 90]], dtype=uint8)
+    """
+    gpu = on_gpu("render_views", images=images, masks=masks, out=out, masks_out=masks_out)
+    _check_batches(images, masks, size, masks_out)
+    check_rows(rows, images, masks)
+    height, width = int(size[0]), int(size[1])
+    xp = _module_of(gpu)
+    views = _output(xp, "out", out, (len(rows), 3, height, width))
+    view_masks = None if masks is None else _output(xp, "masks_out", masks_out, (len(rows), height, width))
+    if len(rows):
+        planes = planes_of(rows, images, masks, (height, width))
+        (_cuda if gpu else _cpu)(planes, rows, views, view_masks)
+    return views, view_masks
+
+
+def _check_batches(images: Ragged, masks: Ragged | None, size: tuple[int, int], masks_out: Any) -> None:
+    if images.channels != 3:
+        raise ValueError(f"render_views: images must have 3 channels, got {images.channels}")
+    if masks is not None and masks.channels != 1:
+        raise ValueError(f"render_views: masks must have 1 channel, got {masks.channels}")
+    if masks is None and masks_out is not None:
+        raise ValueError("render_views: masks_out must be None without masks, got an array; give masks as well")
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"render_views: size must be a height and a width of at least 1 px, got {size}")
+
+
+def _module_of(gpu: bool) -> Any:
+    if not gpu:
+        return np
+    import cupy
+
+    return cupy
+
+
+def _output(xp: Any, name: str, array: Any, shape: tuple[int, ...]) -> Any:
+    if array is None:
+        return xp.empty(shape, np.uint8)
+    if tuple(array.shape) != shape or array.dtype != np.uint8 or not array.flags.c_contiguous:
+        raise ValueError(
+            f"render_views: {name} must be {shape} uint8, C-contiguous, got {tuple(array.shape)} {array.dtype}"
+        )
+    return array
+
+
+def _cpu(planes: np.ndarray, rows: np.ndarray, views: np.ndarray, view_masks: np.ndarray | None) -> None:
+    if view_masks is None:
+        view_masks = np.empty((0, *views.shape[2:]), np.uint8)
+    mode, fill = np.ascontiguousarray(rows["mode"]), np.ascontiguousarray(rows["fill"])
+    seeds = np.stack([rows["seed_lo"], rows["seed_hi"]], 1).view(np.uint32)
+    _render(planes, mode, fill, seeds, views, view_masks)
+
+
+@numba.njit(nogil=True, cache=True)
+def _render(planes, mode, fill, seeds, views, view_masks):  # type: ignore[no-untyped-def]
+    _, _, height, width = views.shape
+    pixels = height * width
+    figure, ground = np.empty((1, 3, pixels), np.uint8), np.empty((1, 3, pixels), np.uint8)
+    for n in range(len(views)):
+        view = views[n : n + 1].reshape((1, 3, pixels))
+        masked = len(view_masks) > 0 and planes[n, 1].address != 0
+        if len(view_masks) > 0:
+            mask = view_masks[n : n + 1].reshape((1, pixels))
+            if masked:
+                resample_plane(planes[n, 1], 1, height, width, mask.ctypes.data)
+            else:
+                mask[:] = 0
+        if not masked or mode[n] == KEEP:
+            resample_plane(planes[n, 0], 3, height, width, view.ctypes.data)
+            continue
+        # Not in place: a loop whose input may be its output is not vectorised.
+        resample_plane(planes[n, 0], 3, height, width, figure.ctypes.data)
+        if mode[n] == DONOR:
+            resample_plane(planes[n, 2], 3, height, width, ground.ctypes.data)
+        elif mode[n] == NOISE:
+            _fill_noise(seeds[n, 0], seeds[n, 1], ground[0])
+        else:
+            for c in range(3):
+                ground[0, c] = fill[n, c] if mode[n] == FILL else _mean(figure[0, c])
+        _blend(figure, ground, mask, view)
+
+
+@numba.njit(nogil=True, cache=True)
+def _mean(values):  # type: ignore[no-untyped-def]
+    total = 0
+    for i in range(len(values)):
+        total += values[i]
+    return (2 * total + len(values)) // (2 * len(values))
+
+
+@numba.njit(nogil=True, cache=True)
+def _mix(x):  # type: ignore[no-untyped-def]
+    x = np.uint32((x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B))
+    x = np.uint32((x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35))
+    return np.uint32(x ^ (x >> np.uint32(16)))
+
+
+@numba.njit(nogil=True, cache=True)
+def _fill_noise(seed_lo, seed_hi, ground):  # type: ignore[no-untyped-def]
+    red, green, blue = ground[0], ground[1], ground[2]
+    for p in range(len(red)):
+        h = _mix(np.uint32(_mix(np.uint32(p) ^ seed_lo) + seed_hi))
+        red[p] = h & np.uint32(255)
+        green[p] = (h >> np.uint32(8)) & np.uint32(255)
+        blue[p] = (h >> np.uint32(16)) & np.uint32(255)
+
+
+def _cuda(planes: np.ndarray, rows: np.ndarray, views: Any, view_masks: Any) -> None:
+    xp = array_module(views)
+    count, _, height, width = views.shape
+    tiles = -(-height // _TILE_ROWS) * -(-width // _TILE_COLS)
+    averaged = np.flatnonzero((rows["mode"] == MEAN) & (planes["address"][:, 1] != 0))
+    totals = xp.zeros((count if len(averaged) else 1, 3), np.uint64)
+    size = np.int32(height), np.int32(width)
+    tables = table_on(xp, planes), table_on(xp, rows)
+    masks = xp.empty(0, np.uint8) if view_masks is None else view_masks
+    has_masks = np.int32(view_masks is not None)
+    launch("resample", "resample_views", (count * tiles,), (256,), (*tables, *size, views, masks, has_masks, totals))
+    if len(averaged):
+        names = xp.asarray(averaged.astype(np.int32))
+        blocks = -(-height * width // 256)
+        launch("resample", "resample_mean", (blocks * len(averaged),), (256,), (names, *size, masks, totals, views))

@@ -1,0 +1,7 @@
+"""`python -m figureground.pipeline VERB ...`: the same as the `figureground` command."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,289 @@
+"""Assemble batches: read, decode, replace what cannot be decoded, draw the plans.
+
+A batch is known by its number alone. Its samples come from `order`; a sample that cannot be decoded is replaced by another one
+that the same hash names, so every rank keeps its batch count and a second run makes the same choice. Background donors are
+decoded once, with the batch; see `Order.donors` for why they usually are members of it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections import Counter, defaultdict, deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from figureground.kernels.arrays import Ragged
+
+from .augment import Slots
+from .decode import Decoded, Decoder
+from .order import DONOR_BLOCK, Order, Split
+from .plan import draw_plan, wants_background
+from .recipes import Recipe
+
+log = logging.getLogger(__name__)
+
+EXTRA_IMAGES = 6 * DONOR_BLOCK
+"""Donors of a batch that are no members of it lie in the blocks at its two ends (and at the wrap of the last batch)."""
+_MAX_ATTEMPTS = 10_000
+
+
+class ImageSource(Protocol):
+    """What the assembler needs of `figureground.shards.Store`."""
+
+    def image(self, i: int, /) -> np.ndarray: ...
+    def key(self, i: int, /) -> str: ...
+    def shard_of(self, i: int, /) -> int: ...
+
+
+class MaskSource(Protocol):
+    """What the assembler needs of `figureground.shards.MaskStore`."""
+
+    def mask(self, i: int, /) -> np.ndarray | None: ...
+
+
+class ErrorBudgetExceeded(RuntimeError):
+    """More samples could not be decoded than the loader's error budget allows."""
+
+
+class Quarantine:
+    """Remembers the samples that could not be decoded, writes them to a file, and stops past a budget.
+
+    Parameters
+    ----------
+    source : ImageSource
+    shards : list of str
+        Paths by shard number.
+    budget : float
+        Share of `samples` that may be bad: 0 allows none, else at least one is allowed.
+    samples : int
+        Samples of this rank in an epoch.
+    path : path, optional
+        JSON lines are appended: {"shard", "key", "index", "reason"}.
+    """
+
+    def __init__(
+        self, source: ImageSource, shards: list[str], *, budget: float, samples: int, path: str | Path | None = None
+    ) -> None:
+        if not 0.0 <= budget <= 1.0:
+            raise ValueError(f"Loader: error_budget must be in [0, 1], got {budget}")
+        self._source, self._shards, self._path = source, shards, path
+        self._limit = 0 if budget == 0 else max(1, math.ceil(budget * samples))
+        self._samples, self._budget = samples, budget
+        self.bad: dict[int, str] = {}
+
+    def add(self, sample: int, reason: str) -> None:
+        """Take note of a bad sample; once each.
+
+        Raises
+        ------
+        ErrorBudgetExceeded
+            If this one is past the budget.
+        """
+        if sample in self.bad:
+            return
+        self.bad[sample] = reason
+        row = {
+            "shard": self._shards[self._source.shard_of(sample)],
+            "key": self._source.key(sample),
+            "index": sample,
+            "reason": reason,
+        }
+        log.warning("replaced sample %s of %s: %s", row["key"], row["shard"], reason)
+        if self._path is not None:
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        if len(self.bad) > self._limit:
+            counts = ", ".join(f"{n} x {why}" for why, n in Counter(self.bad.values()).most_common(3))
+            raise ErrorBudgetExceeded(
+                f"Loader: {len(self.bad)} samples could not be decoded, more than error_budget = {self._budget} of "
+                f"{self._samples} allows ({counts}; last: {row['key']} in {row['shard']}); run 'figureground check' on the "
+                f"shards, or raise error_budget"
+            )
+
+
+@dataclass
+class Assembled:
+    """One batch, decoded and planned."""
+
+    samples: np.ndarray
+    """(B,) int64 sample ids, after replacement."""
+    images: Ragged
+    masks: Ragged | None
+    plans: list[np.ndarray]
+    """(B,) PLAN_DTYPE for each view, and one for the swap negative."""
+    slots: Slots
+
+
+@dataclass
+class _Request:
+    epoch: int
+    positions: np.ndarray
+    donors: np.ndarray  # (B, V + 1) positions; -1 where none is wanted
+    ids: list[int]
+
+
+class Assembler:
+    """Keeps a decoder busy with the batches of an epoch, in order."""
+
+    def __init__(
+        self,
+        source: ImageSource,
+        decoder: Decoder,
+        recipe: Recipe,
+        order: Order,
+        split: Split,
+        quarantine: Quarantine,
+        *,
+        masks: MaskSource | None = None,
+        negatives: bool = True,
+    ) -> None:
+        self._source, self._decoder, self._recipe = source, decoder, recipe
+        self._order, self.split, self._quarantine, self._mask_source = order, split, quarantine, masks
+        self._negatives = negatives and recipe.swaps
+        self._pending: deque[_Request] = deque()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    @property
+    def depth(self) -> int:
+        """Batches that may be in flight."""
+        return self._decoder.depth
+
+    @property
+    def in_flight(self) -> int:
+        """Batches submitted and not yet collected."""
+        return len(self._pending)
+
+    def resolve(self, epoch: int, positions: np.ndarray) -> np.ndarray:
+        """Return the sample ids (P,) int64 at positions, each known bad one replaced."""
+        ids = self._order.sample_ids(epoch, positions)
+        bad = self._quarantine.bad
+        if not bad:
+            return ids
+        for i, position in enumerate(positions):
+            attempt = 0
+            while int(ids[i]) in bad:
+                if attempt == _MAX_ATTEMPTS:
+                    raise ErrorBudgetExceeded(
+                        f"Loader: no decodable sample found in {attempt} draws; are all samples bad?"
+                    )
+                ids[i] = self._order.replacement(epoch, int(position), attempt)
+                attempt += 1
+        return ids
+
+    def submit(self, epoch: int, batch: int, start: int) -> None:
+        """Read the encoded bytes of batch number `batch` after position `start` and hand them to the decoder."""
+        self.submit_positions(epoch, self.split.positions(batch, start))
+
+    def submit_positions(self, epoch: int, positions: np.ndarray) -> None:
+        """Read the encoded bytes of the samples at some positions and hand them to the decoder."""
+        began = time.perf_counter()
+        donors = self._donors(epoch, positions)
+        wanted = np.concatenate([positions, np.unique(donors[donors >= 0])])
+        ids = list(dict.fromkeys(self.resolve(epoch, wanted).tolist()))
+        own = set(ids[: len(positions)])
+        images = [self._source.image(i) for i in ids]
+        masks = None
+        if self._mask_source is not None:
+            masks = [self._mask_source.mask(i) if i in own else None for i in ids]
+        self._decoder.submit(images, masks)
+        self._pending.append(_Request(epoch, positions, donors, ids))
+        self.seconds["read"] += time.perf_counter() - began
+
+    def _donors(self, epoch: int, positions: np.ndarray) -> np.ndarray:
+        views = len(self._recipe.views)
+        donors = self._order.donors(epoch, positions, views + 1)
+        ids = self.resolve(epoch, positions)
+        for view in range(views):
+            unwanted = ~wants_background(self._recipe, view, seed=self._order.seed, epoch=epoch, samples=ids)
+            donors[unwanted, view] = -1
+        if not self._negatives:
+            donors[:, views] = -1
+        return donors
+
+    def collect(self) -> Assembled:
+        """Wait for the oldest batch in flight and plan it; its images stay valid until the next `collect`."""
+        request = self._pending.popleft()
+        began = time.perf_counter()
+        decoded = self._decoder.collect()
+        self.seconds["decode (waiting)"] += time.perf_counter() - began
+        began = time.perf_counter()
+        assembled = self._plan(request, *self._repair(request, decoded))
+        self.seconds["plan"] += time.perf_counter() - began
+        return assembled
+
+    def discard(self) -> None:
+        """Forget the batches in flight."""
+        while self._pending:
+            self._pending.popleft()
+            self._decoder.collect()
+
+    def _repair(self, request: _Request, decoded: Decoded) -> tuple[Decoded, dict[int, int]]:
+        """Replace what could not be decoded; return the images and the row of each sample id."""
+        rows = {}
+        parts, first, ids = [decoded], 0, request.ids
+        while True:
+            part = parts[-1]
+            for row, sample in enumerate(ids):
+                if part.valid[row]:
+                    rows[sample] = first + row
+                else:
+                    self._quarantine.add(sample, part.reasons[row] or "could not be decoded")
+            first += len(ids)
+            wanted = np.concatenate([request.positions, np.unique(request.donors[request.donors >= 0])])
+            ids = [i for i in dict.fromkeys(self.resolve(request.epoch, wanted).tolist()) if i not in rows]
+            if not ids:
+                return _joined(parts), rows
+            masks = None if self._mask_source is None else [self._mask_source.mask(i) for i in ids]
+            parts.append(self._decoder.decode([self._source.image(i) for i in ids], masks))
+
+    def _plan(self, request: _Request, decoded: Decoded, rows: dict[int, int]) -> Assembled:
+        recipe, epoch = self._recipe, request.epoch
+        samples = self.resolve(epoch, request.positions)
+        image = np.array([rows[i] for i in samples.tolist()], np.int32)
+        sizes = decoded.images.sizes
+        slots = Slots(
+            image, np.full((len(recipe.views) + 1, len(samples)), -1, np.int32), decoded.mask_valid, decoded.mask_area
+        )
+        plans = []
+        for view in range(len(recipe.views) + int(self._negatives)):
+            wanted = request.donors[:, view] >= 0
+            donors, donor_sizes = np.full(len(samples), -1, np.int64), np.full((len(samples), 2), -1, np.int32)
+            if wanted.any():
+                donors[wanted] = self.resolve(epoch, request.donors[wanted, view])
+                slots.donor[view, wanted] = [rows[i] for i in donors[wanted].tolist()]
+                donor_sizes[wanted] = sizes[slots.donor[view, wanted]]
+            plans.append(
+                draw_plan(
+                    recipe, view, seed=self._order.seed, epoch=epoch, samples=samples, sizes=sizes[image], donors=donors,
+                    donor_sizes=donor_sizes,
+                )
+            )  # fmt: skip
+        return Assembled(samples, decoded.images, decoded.masks, plans, slots)
+
+
+def _joined(parts: list[Decoded]) -> Decoded:
+    if len(parts) == 1:
+        return parts[0]
+
+    def join(batches: list[Ragged]) -> Ragged:
+        first = batches[0]
+        return Ragged(
+            np.concatenate([b.addresses for b in batches]), np.concatenate([b.sizes for b in batches]), first.channels,
+            [b.owner for b in batches], first.cuda,
+        )  # fmt: skip
+
+    masks: Any = [part.masks for part in parts]
+    return Decoded(
+        images=join([part.images for part in parts]),
+        masks=None if masks[0] is None else join(masks),
+        valid=np.concatenate([part.valid for part in parts]),
+        mask_valid=np.concatenate([part.mask_valid for part in parts]),
+        mask_area=np.concatenate([part.mask_area for part in parts]),
+        reasons=[reason for part in parts for reason in part.reasons],
+    )

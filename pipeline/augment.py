@@ -1,0 +1,260 @@
+"""From decoded images, masks and plans to views: the recipe of the papers, one kernel after the other.
+
+    geometry of image, mask and donor, composite (one kernel) -> colour jitter and grayscale -> blur -> solarize, normalise
+
+On the CPU a batch is cut into chunks of samples that stay in cache, worked by a few threads; the kernels release the GIL. On
+a GPU each kernel is launched once per view for the whole batch, on CuPy's current stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from figureground.kernels.arrays import Ragged, array_module
+from figureground.kernels.background import composite_views
+from figureground.kernels.blur import gaussian_blur
+from figureground.kernels.color import jitter_color, solarize_views
+from figureground.kernels.normalize import normalize_views
+from figureground.kernels.resample import RENDER_DTYPE, full_rows, render_views
+from figureground.kernels.saliency import estimate_saliency
+
+from .plan import BACKGROUND_MODES
+from .recipes import Recipe, StagePoint
+
+SALIENCY_PX = 112
+"""Side of the square on which masks are estimated, and of sidecar masks."""
+_CHUNK = 8
+_RENDER_MODES = {"none": 0, "constant": 1, "grey": 1, "random": 2, "swap": 2, "mean": 3, "noise": 4}
+_CODES = np.array([_RENDER_MODES[name] for name in BACKGROUND_MODES], np.int32)
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Where the images of a batch's samples lie among the decoded ones."""
+
+    image: np.ndarray
+    """(B,) int32: row of each sample's own image."""
+    donor: np.ndarray
+    """(V, B) int32: row of each view's donor, -1 where there is none; the last row is for the negative, if any."""
+    mask_valid: np.ndarray
+    """(decoded,) bool."""
+    mask_area: np.ndarray
+    """(decoded,) float: mean of each mask, 0..1."""
+
+
+def settle_backgrounds(recipe: Recipe, plans: list[np.ndarray], slots: Slots) -> None:
+    """Clear the background flag, in place, where a mask is missing or its area is outside the recipe's limits."""
+    valid, area = slots.mask_valid[slots.image], slots.mask_area[slots.image]
+    for view, (recipe_view, rows) in enumerate(zip(recipe.views, plans, strict=False)):
+        background = recipe_view.background
+        if background is None:
+            continue
+        usable = valid & (area >= background.min_area) & (area <= background.max_area)
+        if background.mode != "remove":
+            usable = usable & (slots.donor[view] >= 0)
+        rows["background"][~usable] = 0
+
+
+def _render_rows(rows: np.ndarray, image: np.ndarray, donor: np.ndarray, mask_valid: np.ndarray) -> np.ndarray:
+    table = np.zeros(len(rows), RENDER_DTYPE)
+    table["image"] = image
+    table["mask"] = np.where(mask_valid[image], image, -1)
+    table["donor"] = donor
+    table["mode"] = _CODES[rows["background"]]
+    table["donor"][table["mode"] != 2] = -1
+    table["box"], table["clip"], table["flip"] = rows["crop"], rows["crop_clip"], rows["flip"]
+    table["donor_box"], table["donor_flip"], table["fill"] = rows["donor_crop"], rows["donor_flip"], rows["fill"]
+    seeds = rows["seed"].astype("<u8").view("<i4").reshape(-1, 2)
+    table["seed_lo"], table["seed_hi"] = seeds[:, 0], seeds[:, 1]
+    return table
+
+
+def _negative_rows(rows: np.ndarray, donor: np.ndarray) -> np.ndarray:
+    """The image that fills the query's figure in a swap negative: a donor with a crop of its own."""
+    table = np.zeros(len(rows), RENDER_DTYPE)
+    table["image"], table["mask"], table["donor"] = donor, -1, -1
+    table["box"], table["clip"], table["flip"] = rows["donor_crop"], 1, rows["donor_flip"]
+    return table
+
+
+def _color_arguments(rows: np.ndarray) -> dict[str, Any]:
+    order = np.where(rows["jitter"][:, None] == 1, rows["jitter_order"], 255).astype(np.uint8)
+    return {"factors": rows["jitter_factors"], "order": order, "grayscale": rows["grayscale"]}
+
+
+def estimate_masks(images: Ragged, *, method: str = "fused", size: int = SALIENCY_PX) -> Any:
+    """Estimate the saliency of whole images of any size.
+
+    Parameters
+    ----------
+    images : Ragged of N RGB images
+    method : str
+        A method of `figureground.kernels.saliency`.
+    size : int
+        Side of the square on which it works [px].
+
+    Returns
+    -------
+    (N, size, size) uint8, on the device of `images`; 255 is figure.
+    """
+    rows = full_rows(images.sizes)
+    small, _ = render_views(images, rows, (size, size))
+    return estimate_saliency(small, method=method)
+
+
+class Augmenter:
+    """Turns decoded batches into views, with the threads and buffers that this takes.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    dtype : numpy dtype or "bfloat16"
+        Of the views.
+    channels_last : bool
+        Write views as (B, S, S, 3) in memory.
+    masks : bool
+        Also return the masks of each view.
+    negatives : bool
+        Make the swap negative, if the recipe swaps.
+    threads : int
+        CPU threads; ignored on a GPU.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        dtype: Any = np.float32,
+        channels_last: bool = False,
+        masks: bool = False,
+        negatives: bool = True,
+        threads: int = 1,
+    ) -> None:
+        self._recipe = recipe
+        self._dtype = dtype
+        self._channels_last = channels_last
+        self._masks = masks
+        self._negatives = negatives and recipe.swaps
+        self._pool = ThreadPoolExecutor(threads, "figureground-augment") if threads > 1 else None
+
+    def close(self) -> None:
+        """Stop the threads."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def map_chunks(self, count: int, work: Callable[[slice], None]) -> None:
+        """Run `work` on slices of `count` samples, on all threads; the first exception is raised after all have ended."""
+        slices = [slice(a, min(a + _CHUNK, count)) for a in range(0, count, _CHUNK)]
+        if self._pool is None:
+            for part in slices:
+                work(part)
+            return
+        futures = [self._pool.submit(work, part) for part in slices]
+        errors = [error for future in futures if (error := future.exception()) is not None]
+        if errors:
+            raise errors[0]
+
+    def augment(
+        self, images: Ragged, masks: Ragged | None, plans: list[np.ndarray], slots: Slots, empty: Callable[..., Any]
+    ) -> tuple[list[Any], list[Any] | None, Any]:
+        """Make all views of a batch.
+
+        Parameters
+        ----------
+        images : Ragged
+            Decoded images: the batch's samples and their donors.
+        masks : Ragged or None
+            One mask for each decoded image.
+        plans : list of (B,) PLAN_DTYPE
+            One for each view, and one more for the swap negative if the recipe swaps. Settled by `settle_backgrounds`.
+        slots : Slots
+        empty : callable (shape, kind) -> array
+            Makes output arrays on the images' device; kind is "view" or "mask" (uint8).
+
+        Returns
+        -------
+        views : list of (B, 3, S, S) arrays, or (B, S, S, 3) with channels_last
+        view_masks : list of (B, S, S) uint8, or None
+        negatives : (B, 3, S, S) like views[0], or None
+        """
+        recipe, count = self._recipe, len(plans[0])
+        shapes = [self._shape(count, view.crop.size) for view in recipe.views]
+        views = [empty(shape, "view") for shape in shapes]
+        view_masks = [empty((count, v.crop.size, v.crop.size), "mask") for v in recipe.views] if self._masks else None
+        negatives = empty(shapes[0], "view") if self._negatives else None
+        tables = [
+            _render_rows(rows, slots.image, slots.donor[v], slots.mask_valid)
+            for v, rows in enumerate(plans[: len(recipe.views)])
+        ]
+        fill = _negative_rows(plans[-1], slots.donor[-1]) if self._negatives else None
+
+        def work(part: slice) -> None:
+            for v, rows in enumerate(plans[: len(recipe.views)]):
+                size = (recipe.views[v].crop.size,) * 2
+                hard_negative = v == 0 and fill is not None
+                table = tables[v][part]
+                needs_mask = masks is not None and (self._masks or hard_negative or bool(table["mode"].any()))
+                if not needs_mask:
+                    table = table.copy()
+                    table["mask"] = -1
+                rendered, mask = render_views(images, table, size, masks=masks if needs_mask else None)
+                if view_masks is not None:
+                    view_masks[v][part] = 0 if mask is None else mask
+                if hard_negative:
+                    assert fill is not None
+                    hard, _ = render_views(images, fill[part], size)
+                    if mask is not None:
+                        # Without a mask there is no background to share: the negative is the other image alone.
+                        mask[array_module(mask).asarray(~slots.mask_valid[slots.image[part]])] = 255
+                        composite_views(hard, rendered, mask, out=hard)
+                    self._finish(hard, rows[part], negatives[part])
+                self._finish(rendered, rows[part], views[v][part])
+
+        if images.cuda:
+            work(slice(0, count))
+        else:
+            self.map_chunks(count, work)
+        return views, view_masks, negatives
+
+    def _shape(self, count: int, size: int) -> tuple[int, ...]:
+        return (count, size, size, 3) if self._channels_last else (count, 3, size, size)
+
+    def _run_stages(self, point: StagePoint, views: Any, rows: np.ndarray) -> Any:
+        for stage in self._recipe.stages:
+            if stage.after == point:
+                made = stage.function(views, rows)
+                if getattr(made, "shape", None) != views.shape or made.dtype != views.dtype:
+                    raise ValueError(
+                        f"with_stage: the function must return {tuple(views.shape)} {views.dtype}, got "
+                        f"{getattr(made, 'shape', type(made).__name__)} {getattr(made, 'dtype', '')}"
+                    )
+                views = made
+        return views
+
+    def _finish(self, views: Any, rows: np.ndarray, out: Any) -> None:
+        views = self._run_stages("composite", views, rows)
+        if rows["jitter"].any() or rows["grayscale"].any():
+            jitter_color(views, **_color_arguments(rows), out=views)
+        if rows["blur"].any():
+            gaussian_blur(views, np.where(rows["blur"] == 1, rows["blur_sigma"], 0).astype(np.float32), out=views)
+        solarize = np.where(rows["solarize"] == 1, rows["solarize_threshold"], 256).astype(np.int32)
+        recipe = self._recipe
+        if any(stage.after == "color" for stage in recipe.stages):
+            views = self._run_stages("color", solarize_views(views, solarize, out=views), rows)
+            solarize = np.full(len(rows), 256, np.int32)
+        normalize_views(
+            views,
+            recipe.mean,
+            recipe.std,
+            dtype=self._dtype,
+            channels_last=self._channels_last,
+            solarize=solarize,
+            out=out,
+        )
+        if any(stage.after == "normalize" for stage in recipe.stages):
+            out[...] = self._run_stages("normalize", out, rows)

@@ -1,0 +1,147 @@
+"""The `figureground` command: pack | index | check | masks | show | run.
+
+    figureground pack photographs/ shards/ --jobs 2
+    figureground masks "shards/*.tar" --device cpu
+    figureground show views "shards/*.tar" --background swap --out sheet.png
+
+Results go to stdout, progress and warnings to stderr. Exit codes: 0 done, 1 problems were found, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from figureground.shards import cli as shards_cli
+from figureground.shards.errors import ShardError
+
+from .recipes import PRESETS, Recipe
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the arguments that choose a recipe."""
+    parser.add_argument("--recipe", choices=sorted(PRESETS), default="moco_v2", help="preset (default: moco_v2)")
+    parser.add_argument(
+        "--background", choices=("remove", "random", "swap"), help="background augmentation (default: none)"
+    )
+    parser.add_argument("--p", type=float, default=0.2, help="its probability per view (default: 0.2)")
+    parser.add_argument("--fill", choices=("constant", "grey", "mean", "noise"), default="grey", help="of 'remove'")
+    parser.add_argument("--size", type=int, help="side of the largest view [px] (default: the recipe's)")
+
+
+def chosen_recipe(args: argparse.Namespace) -> Recipe:
+    """Return the recipe that the arguments of `add_recipe` describe."""
+    recipe = PRESETS[args.recipe]()
+    if args.size:
+        recipe = recipe.with_size(args.size)
+    if args.background:
+        recipe = recipe.with_background(args.background, p=args.p, fill=args.fill)
+    return recipe
+
+
+def add_loading(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the arguments that choose shards, masks and a device."""
+    parser.add_argument("shards", nargs="+", metavar="SHARDS", help=shards_cli.SHARDS_HELP)
+    parser.add_argument("--masks", metavar="DIR", help="folder of the sidecars (default: beside the shards)")
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu (default: cuda)")
+    parser.add_argument("--seed", type=int, default=0)
+    add_recipe(parser)
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    shards_cli.add_check(parser)
+
+
+def _run_check(args: argparse.Namespace) -> int:
+    from figureground.kernels.guard import inspect_bytes
+
+    return shards_cli.run_check(args, inspect=inspect_bytes)
+
+
+def _add_masks(parser: argparse.ArgumentParser) -> None:
+    from .masks_cli import add_masks
+
+    add_masks(parser)
+
+
+def _run_masks(args: argparse.Namespace) -> int:
+    from .masks_cli import run_masks
+
+    return run_masks(args)
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    add_loading(parser)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--threads", type=int)
+
+
+def _run_run(args: argparse.Namespace) -> int:
+    from .stream import stream_epochs
+
+    return stream_epochs(args, chosen_recipe(args))
+
+
+def _add_show(parser: argparse.ArgumentParser) -> None:
+    from .masks_cli import add_show_masks
+
+    kinds = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
+    views = kinds.add_parser("views", help="write a contact sheet of samples and their views")
+    add_loading(views)
+    views.add_argument("--out", default="views.png", metavar="PNG")
+    views.add_argument("--epoch", type=int, default=0)
+    views.add_argument("--index", type=int, nargs="+", metavar="ID", help="sample ids (default: --rows spread evenly)")
+    views.add_argument("--rows", type=int, default=8, help="samples to show (default: 8)")
+    masks = kinds.add_parser("masks", help="write a page to look through masks")
+    add_show_masks(masks)
+
+
+def _run_show(args: argparse.Namespace) -> int:
+    if args.what == "masks":
+        from .masks_cli import run_show_masks
+
+        return run_show_masks(args)
+    from .preview import show_views
+
+    return show_views(args, chosen_recipe(args))
+
+
+_VERBS: dict[str, tuple[str, Any, Any]] = {
+    "pack": ("pack a folder of images into shards", shards_cli.add_pack, shards_cli.run_pack),
+    "index": ("write the indexes of shards", shards_cli.add_index, shards_cli.run_index),
+    "check": ("look for problems in shards", _add_check, _run_check),
+    "masks": ("make masks of all images", _add_masks, _run_masks),
+    "show": ("look at views or masks", _add_show, _run_show),
+    "run": ("stream epochs and print the throughput", _add_run, _run_run),
+}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command."""
+    parser = argparse.ArgumentParser(
+        "figureground", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, (summary, add, _) in _VERBS.items():
+        add(verbs.add_parser(name, help=summary, description=summary))
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see the module's text."""
+    args = make_parser().parse_args(argv)
+    try:
+        return int(_VERBS[args.verb][2](args))
+    except ShardError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except (ValueError, RuntimeError) as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""Where views are made: arrays for the kernels, tensors for the trainer, and the streams between them.
+
+On the host the kernels write into fresh NumPy memory that torch then shares. On a GPU memory comes from torch's allocator,
+kernels run on one stream of ours, and the trainer's stream waits for an event: no copies, no host synchronisation of the trainer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+_ARRAY_TYPES = {torch.float32: np.float32, torch.float16: np.float16, torch.bfloat16: np.uint16, torch.uint8: np.uint8}
+
+
+class Device(Protocol):
+    """What the engine asks of a device."""
+
+    cuda: bool
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Any:
+        """Return an uninitialised array for a kernel; bfloat16 as uint16 bit patterns."""
+
+    def tensor(self, array: Any, dtype: torch.dtype = torch.uint8) -> torch.Tensor:
+        """Return the tensor that shares an array of `empty`, or of a kernel."""
+
+    def upload(self, array: np.ndarray) -> torch.Tensor:
+        """Return a small host array as a tensor of the device."""
+
+    def producing(self) -> contextlib.AbstractContextManager[None]:
+        """Make the device current in the producer thread."""
+
+    def finish(self) -> None:
+        """Called when the kernels of a batch have been launched: wait until its inputs may be overwritten."""
+
+    def hand_over(self, batch: dict[str, Any]) -> None:
+        """Order the trainer's stream after the batch; called in the trainer's thread."""
+
+
+class HostDevice:
+    """NumPy arrays and CPU tensors over the same memory."""
+
+    cuda = False
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Any:
+        return np.empty(shape, _ARRAY_TYPES[dtype])
+
+    def tensor(self, array: Any, dtype: torch.dtype = torch.uint8) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
+        return tensor.view(torch.bfloat16) if dtype is torch.bfloat16 else tensor
+
+    def upload(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array))
+
+    def producing(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def finish(self) -> None:
+        return None
+
+    def hand_over(self, batch: dict[str, Any]) -> None:
+        return None
+
+
+class CudaDevice:
+    """CuPy kernels over torch's memory, on one stream of ours. Not yet run on a GPU."""
+
+    cuda = True
+
+    def __init__(self, index: int) -> None:
+        import cupy
+
+        self._cupy, self._index = cupy, index
+        with cupy.cuda.Device(index):
+            self._stream = cupy.cuda.Stream(non_blocking=True)
+        self._torch_stream = torch.cuda.ExternalStream(self._stream.ptr, device=index)
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Any:
+        tensor = torch.empty(shape, dtype=dtype, device=f"cuda:{self._index}")
+        if dtype is torch.bfloat16:
+            return self._cupy.asarray(tensor.view(torch.int16)).view(np.uint16)
+        return self._cupy.asarray(tensor)
+
+    def tensor(self, array: Any, dtype: torch.dtype = torch.uint8) -> torch.Tensor:
+        if dtype is torch.bfloat16:
+            return torch.as_tensor(array.view(np.int16), device=f"cuda:{self._index}").view(torch.bfloat16)
+        return torch.as_tensor(array, device=f"cuda:{self._index}")
+
+    def upload(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(f"cuda:{self._index}", non_blocking=True)
+
+    @contextlib.contextmanager
+    def producing(self) -> Iterator[None]:
+        with self._cupy.cuda.Device(self._index), self._stream, torch.cuda.stream(self._torch_stream):
+            yield
+
+    def finish(self) -> None:
+        # Only the producer thread waits: DALI reuses the decoded images after the next collect.
+        self._stream.synchronize()
+
+    def hand_over(self, batch: dict[str, Any]) -> None:
+        stream = torch.cuda.current_stream(self._index)
+        stream.wait_stream(self._torch_stream)
+        for value in batch.values():
+            for tensor in value if isinstance(value, list) else [value]:
+                if isinstance(tensor, torch.Tensor) and tensor.is_cuda:
+                    tensor.record_stream(stream)
+
+
+def make_device(name: str) -> Device:
+    """Return the device called "cpu", "cuda" or "cuda:N".
+
+    Raises
+    ------
+    ValueError
+        If the name is another one.
+    RuntimeError
+        If it is a GPU and torch or CuPy finds none; nothing falls back to the CPU.
+    """
+    if name == "cpu":
+        return HostDevice()
+    kind, _, index = name.partition(":")
+    if kind != "cuda" or (index and not index.isdigit()):
+        raise ValueError(f"Loader: device must be 'cpu', 'cuda' or 'cuda:N', got {name!r}")
+    if not torch.cuda.is_available():
+        raise RuntimeError(
+            f"Loader: device={name!r} needs a CUDA GPU and a CUDA build of torch, found none; pass device='cpu'"
+        )
+    try:
+        import cupy  # noqa: F401
+    except ImportError as error:
+        raise RuntimeError(
+            f"Loader: device={name!r} needs CuPy ({error}); install figureground[cuda13] or figureground[cuda12]"
+        ) from error
+    return CudaDevice(int(index) if index else torch.cuda.current_device())

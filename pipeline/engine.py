@@ -1,0 +1,247 @@
+"""The producer: a thread that assembles batches and runs the kernels while the trainer works, and the queue between them.
+
+The thread knows the engine alone, never the loader or its iterator: so leaving a loop early, an exception in the trainer,
+Ctrl-C and the end of the process all drop the iterator, and its finalizer stops the thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from figureground.shards import Store
+
+from .assemble import Assembled, Assembler
+from .augment import Augmenter, settle_backgrounds
+from .device import Device
+from .masking import Masker
+from .recipes import Recipe
+
+log = logging.getLogger(__name__)
+
+ARRAY_DTYPES: dict[torch.dtype, Any] = {
+    torch.float32: np.float32,
+    torch.float16: np.float16,
+    torch.bfloat16: "bfloat16",
+}
+"""Kernels' names of the loader's dtypes."""
+_POLL_S = 0.1
+_WARN_BATCHES, _WARN_SHARE = 20, 0.1
+
+
+class Engine:
+    """Makes batches: everything between the shards and the queue. One producer thread uses it at a time."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        store: Store,
+        assembler: Assembler,
+        masker: Masker,
+        augmenter: Augmenter,
+        device: Device,
+        *,
+        dtype: torch.dtype,
+        channels_last: bool,
+    ) -> None:
+        self._recipe, self._store = recipe, store
+        self.assembler, self._masker, self._augmenter, self.device = assembler, masker, augmenter, device
+        self._dtype, self._channels_last = dtype, channels_last
+        self.seconds = assembler.seconds
+        self.counts = {"batches": 0, "samples": 0}
+        self.waited_s = 0.0
+        self.full_s = 0.0
+
+    def make(self, assembled: Assembled) -> dict[str, Any]:
+        """Turn an assembled batch into tensors."""
+        began = time.perf_counter()
+        masks, slots = self._masker.complete(assembled, self._augmenter)
+        self.seconds["saliency"] += time.perf_counter() - began
+        began = time.perf_counter()
+        settle_backgrounds(self._recipe, assembled.plans, slots)
+        views, view_masks, negatives = self._augmenter.augment(
+            assembled.images, masks, assembled.plans, slots, self._empty
+        )
+        device, samples = self.device, assembled.samples
+        batch = {
+            "views": [self._tensor(view) for view in views],
+            "masks": None if view_masks is None else [device.tensor(m).float().div_(255.0) for m in view_masks],
+            "mask_valid": device.upload(slots.mask_valid[slots.image]),
+            "target": device.upload(np.array([self._store.target(i) for i in samples.tolist()], np.int64)),
+            "index": device.upload(samples),
+            "key": [self._store.key(i) for i in samples.tolist()],
+            "params": assembled.plans[: len(self._recipe.views)],
+            "negatives": None if negatives is None else self._tensor(negatives)[:, None],
+        }
+        device.finish()
+        self.seconds["augment"] += time.perf_counter() - began
+        return batch
+
+    def _empty(self, shape: tuple[int, ...], kind: str) -> Any:
+        return self.device.empty(shape, self._dtype if kind == "view" else torch.uint8)
+
+    def _tensor(self, view: Any) -> torch.Tensor:
+        tensor = self.device.tensor(view, self._dtype)
+        return tensor.permute(0, 3, 1, 2) if self._channels_last else tensor
+
+    def stats(self) -> dict[str, Any]:
+        """Return the counters of `Loader.stats`."""
+        seconds = {name: round(value, 4) for name, value in self.seconds.items()}
+        busiest = max(seconds, key=lambda name: seconds[name], default="nothing yet")
+        if self.full_s > self.waited_s:
+            verdict = f"the trainer: finished batches waited {self.full_s:.1f} s for it"
+        else:
+            verdict = (
+                f"the loader: the trainer waited {self.waited_s:.1f} s, and the loader spent most time on: {busiest}"
+            )
+        return {
+            "seconds": seconds,
+            "trainer_waited_s": round(self.waited_s, 4),
+            "queue_full_s": round(self.full_s, 4),
+            **self.counts,
+            "bottleneck": verdict,
+        }
+
+    def close(self) -> None:
+        """Stop the threads of the kernels."""
+        self._augmenter.close()
+
+
+class Epoch:
+    """One pass over an epoch: the trainer's end of the queue.
+
+    Parameters
+    ----------
+    engine : Engine
+    form : callable
+        Turns the dictionary of a batch into what the trainer gets.
+    epoch, start : int
+        Epoch and first position.
+    prefetch : int
+        Capacity of the queue.
+    note : callable (epoch, position, over)
+        Told after each batch, and once at the end.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        form: Callable[[dict[str, Any]], Any],
+        epoch: int,
+        start: int,
+        prefetch: int,
+        note: Callable[[int, int, bool], None],
+    ) -> None:
+        self._engine, self._form, self._note = engine, form, note
+        self._epoch, self._start = epoch, start
+        self._batches = engine.assembler.split.batches(start)
+        self._taken, self._over, self._warned = 0, False, False
+        self._began, self._waited_s = 0.0, 0.0
+        self._queue: queue.Queue[Any] = queue.Queue(prefetch)
+        stop = threading.Event()
+        thread = threading.Thread(
+            target=_produce,
+            args=(engine, epoch, start, self._batches, self._queue, stop),
+            name="figureground-loader",
+            daemon=True,
+        )
+        # At the end of the process this runs before daemon threads are frozen.
+        self._finalizer = weakref.finalize(self, _stop_thread, thread, self._queue, stop)
+        thread.start()
+
+    def __iter__(self) -> Epoch:
+        return self
+
+    def __len__(self) -> int:
+        return self._batches
+
+    def __next__(self) -> Any:
+        if self._over:
+            raise StopIteration
+        if self._taken == self._batches:
+            self.close()
+            self._note(self._epoch, 0, True)
+            raise StopIteration
+        began = time.perf_counter()
+        item = self._queue.get()
+        waited = time.perf_counter() - began
+        if isinstance(item, BaseException):
+            self.close()
+            raise item
+        self._taken += 1
+        split = self._engine.assembler.split
+        self._note(self._epoch, min(self._start + self._taken * split.step, split.samples), False)
+        self._account(waited, len(item["key"]))
+        self._engine.device.hand_over(item)
+        return self._form(item)
+
+    def _account(self, waited: float, samples: int) -> None:
+        engine = self._engine
+        engine.waited_s += waited
+        engine.counts["batches"] += 1
+        engine.counts["samples"] += samples
+        if self._taken == 1:  # the first batch is start-up
+            self._began = time.perf_counter()
+            return
+        self._waited_s += waited
+        share = self._waited_s / max(time.perf_counter() - self._began, 1e-9)
+        if not self._warned and self._taken >= _WARN_BATCHES and share > _WARN_SHARE:
+            self._warned = True
+            log.warning(
+                "the trainer waited for data %.0f %% of the time; %s", 100 * share, engine.stats()["bottleneck"]
+            )
+
+    def close(self) -> None:
+        """Stop the producer thread and wait for it."""
+        self._over = True
+        self._finalizer()
+
+
+def _stop_thread(thread: threading.Thread, results: queue.Queue[Any], stop: threading.Event) -> None:
+    stop.set()
+    while thread.is_alive():
+        with contextlib.suppress(queue.Empty):
+            results.get_nowait()
+        thread.join(_POLL_S / 10)
+
+
+def _put(engine: Engine, results: queue.Queue[Any], item: Any, stop: threading.Event) -> None:
+    began = time.perf_counter()
+    while not stop.is_set():
+        try:
+            results.put(item, timeout=_POLL_S)
+            break
+        except queue.Full:
+            continue
+    engine.full_s += time.perf_counter() - began
+
+
+def _produce(
+    engine: Engine, epoch: int, start: int, batches: int, results: queue.Queue[Any], stop: threading.Event
+) -> None:
+    assembler, submitted = engine.assembler, 0
+    try:
+        with engine.device.producing():
+            for _ in range(batches):
+                while submitted < batches and assembler.in_flight < assembler.depth and not stop.is_set():
+                    assembler.submit(epoch, submitted, start)
+                    submitted += 1
+                if stop.is_set():
+                    break
+                _put(engine, results, engine.make(assembler.collect()), stop)
+    except BaseException as error:
+        _put(engine, results, error, stop)
+    finally:
+        try:
+            assembler.discard()
+        except Exception as error:
+            log.warning("the decoder failed while it was being stopped: %s", error)

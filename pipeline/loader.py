@@ -1,0 +1,325 @@
+"""A drop-in for torch.utils.data.DataLoader: shards in, augmented batches out."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from figureground.shards import MaskStore, Store
+
+from .assemble import EXTRA_IMAGES, Assembler, Quarantine
+from .augment import Augmenter
+from .decode import Decoder
+from .device import make_device
+from .engine import ARRAY_DTYPES, Engine, Epoch
+from .formats import FORMATS, WITH_MASKS, WITH_NEGATIVES
+from .masking import Masker, MaskMode
+from .order import Order, Split
+from .ranks import find_rank
+from .recipes import Recipe
+
+_STATE_VERSION = 1
+
+
+class _Sized:
+    """`loader.dataset`: what training scripts ask of it is its length."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+
+class _Sampler:
+    """`loader.sampler`: training scripts call its `set_epoch`."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = weakref.proxy(loader)
+
+    def __len__(self) -> int:
+        return len(self._loader) * self._loader.batch_size
+
+    def set_epoch(self, epoch: int) -> None:
+        """Same as `Loader.set_epoch`."""
+        self._loader.set_epoch(epoch)
+
+
+class Loader:
+    """Stream augmented batches from WebDataset shards.
+
+    Parameters
+    ----------
+    shards : str, path or sequence of them
+        Tar files: paths, globs, brace patterns ("train-{000000..000099}.tar") or folders.
+    recipe : Recipe
+        See `figureground.pipeline.recipes`.
+    batch_size : int
+        Samples per batch and rank. Multiples of 8 keep background donors inside the batch (see `Order.donors`).
+    device : str
+        "cuda", "cuda:1", ... or "cpu". There is no fallback from one to the other.
+    masks : {"auto", "sidecar", "kernel"} or None
+        "sidecar": precomputed masks by key (`figureground masks`), samples without one are left alone; "kernel": saliency
+        estimated on the device for each image; "auto": the sidecar where there is one, else the kernel; None: no masks.
+    masks_dir : path, optional
+        Folder of the sidecars; by default they lie beside their shards.
+    method : str
+        Saliency method of the kernel.
+    seed : int
+        Of order and augmentation.
+    format : {"dict", "moco", "solo", "lightly"}
+        What a batch looks like; see `figureground.pipeline.formats`.
+    dtype : torch.dtype
+        float32, float16 or bfloat16.
+    channels_last : bool
+        Views in torch.channels_last memory format.
+    shuffle, drop_last : bool
+    rank, world_size : int, optional
+        Default: torch.distributed if initialised, else the environment (RANK, WORLD_SIZE), else one rank.
+    prefetch : int
+        Finished batches that wait for the trainer, at most.
+    threads : int, optional
+        CPU threads for decoding and, on the CPU, for the kernels. Default: the processors this process may use.
+    error_budget : float
+        Share of this rank's samples that may be undecodable before the loader stops with an error; 0 allows none.
+    quarantine : path, optional
+        JSON lines about undecodable samples are appended to this file.
+    max_pixels : int
+        Images with more pixels count as undecodable (decompression bombs).
+
+    Raises
+    ------
+    ValueError
+        For arguments out of range, and (as `ShardError`) for shards that cannot be read.
+    RuntimeError
+        If `device` is a GPU and CUDA or CuPy is not there.
+
+    Examples
+    --------
+    ::
+
+        recipe = recipes.moco_v2().with_background("swap", p=0.2)
+        loader = Loader("shards/train-{000000..000099}.tar", recipe, batch_size=256, format="moco")
+        for epoch in range(200):
+            loader.set_epoch(epoch)
+            for (q, k), target in loader:
+                ...
+    """
+
+    def __init__(
+        self,
+        shards: str | Path | Sequence[str | Path],
+        recipe: Recipe,
+        *,
+        batch_size: int,
+        device: str = "cuda",
+        masks: MaskMode = "auto",
+        masks_dir: str | Path | None = None,
+        method: str = "fused",
+        seed: int = 0,
+        format: Literal["dict", "moco", "solo", "lightly"] = "dict",
+        dtype: torch.dtype = torch.float32,
+        channels_last: bool = False,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        rank: int | None = None,
+        world_size: int | None = None,
+        prefetch: int = 2,
+        threads: int | None = None,
+        error_budget: float = 0.01,
+        quarantine: str | Path | None = None,
+        max_pixels: int = 2**27,
+    ) -> None:
+        if not isinstance(recipe, Recipe):
+            raise TypeError(
+                f"Loader: recipe must be a Recipe, got {type(recipe).__name__}; see figureground.pipeline.recipes"
+            )
+        if format not in FORMATS:
+            raise ValueError(f"Loader: format must be one of {', '.join(FORMATS)}, got {format!r}")
+        if dtype not in ARRAY_DTYPES:
+            raise ValueError(f"Loader: dtype must be torch.float32, float16 or bfloat16, got {dtype}")
+        if prefetch < 1:
+            raise ValueError(f"Loader: prefetch must be at least 1, got {prefetch}")
+        if threads is not None and threads < 1:
+            raise ValueError(f"Loader: threads must be at least 1, got {threads}")
+        rank, world_size = find_rank(rank, world_size)
+        threads = threads or len(os.sched_getaffinity(0))
+        self._recipe, self._format, self._prefetch = recipe, format, prefetch
+        view_device = make_device(device)
+        self._store = Store(shards)
+        samples = len(self._store)
+        self._order = Order(samples, seed, shuffle)
+        self._split = Split(samples, batch_size, rank, world_size, drop_last)
+        with_masks, with_negatives = format in WITH_MASKS, format in WITH_NEGATIVES
+        wanted = recipe.uses_masks or (with_masks and masks is not None)
+        sidecars = MaskStore(self._store, masks_dir) if wanted and masks in ("auto", "sidecar") else None
+        self._quarantine = Quarantine(
+            self._store, self._store.shards, budget=error_budget, samples=-(-samples // world_size), path=quarantine
+        )
+        decoder = Decoder(
+            batch_size + EXTRA_IMAGES, device=device, threads=threads, masks=sidecars is not None, max_pixels=max_pixels
+        )
+        self._engine = Engine(
+            recipe,
+            self._store,
+            Assembler(
+                self._store, decoder, recipe, self._order, self._split, self._quarantine, masks=sidecars, negatives=with_negatives
+            ),
+            Masker(recipe, masks if wanted else None, method=method, all_samples=with_masks),
+            Augmenter(
+                recipe, dtype=ARRAY_DTYPES[dtype], channels_last=channels_last, masks=with_masks, negatives=with_negatives,
+                threads=threads,
+            ),
+            view_device,
+            dtype=dtype,
+            channels_last=channels_last,
+        )  # fmt: skip
+        self._epoch, self._position = 0, 0
+        self._resumes, self._asked_epoch = True, -1  # is (epoch, position) still to be iterated? set_epoch's value
+        self._running: weakref.ref[Epoch] | None = None
+        self._finalizer = weakref.finalize(self, _close, self._engine, decoder, self._store)
+        self.batch_size, self.drop_last, self.num_workers = batch_size, drop_last, 0
+        self.dataset, self.sampler = _Sized(samples), _Sampler(self)
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch on this rank: exact, constant, the same on all ranks."""
+        return self._split.batches()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next iteration; without it, each iteration takes the next one.
+
+        Setting the epoch that `load_state_dict` restored keeps the position inside it.
+        """
+        if epoch < 0:
+            raise ValueError(f"Loader: epoch must not be negative, got {epoch}")
+        self._asked_epoch = epoch
+
+    def _stop_running(self) -> None:
+        running = self._running() if self._running is not None else None
+        if running is not None:
+            running.close()
+        self._running = None
+
+    def __iter__(self) -> Iterator[Any]:
+        """Start (or, after `load_state_dict`, continue) an epoch. An iteration that is still open is closed."""
+        self._stop_running()
+        self._epoch, self._position = self._next_pass()
+        self._resumes, self._asked_epoch = False, -1
+        if not self._finalizer.alive:
+            raise RuntimeError("Loader: this loader was closed; make a new one")
+        epoch = Epoch(self._engine, FORMATS[self._format], self._epoch, self._position, self._prefetch, self._note)
+        self._running = weakref.ref(epoch)
+        return epoch
+
+    def _next_pass(self) -> tuple[int, int]:
+        """Return epoch and first position of the next iteration."""
+        if self._asked_epoch >= 0 and not (self._resumes and self._asked_epoch == self._epoch):
+            return self._asked_epoch, 0
+        return (self._epoch, self._position) if self._resumes else (self._epoch + 1, 0)
+
+    def replay(self, samples: Sequence[int], *, epoch: int) -> Any:
+        """Make a batch of given samples exactly as an epoch would: same views, same donors, same negatives.
+
+        Parameters
+        ----------
+        samples : sequence of at most `batch_size` int
+            Sample ids, as `index` of a batch gives them.
+        epoch : int
+
+        Returns
+        -------
+        A batch in the loader's format. An iteration that is open is closed.
+        """
+        if not 1 <= len(samples) <= self.batch_size:
+            raise ValueError(
+                f"Loader.replay: samples must be 1 to batch_size = {self.batch_size} ids, got {len(samples)}"
+            )
+        self._stop_running()
+        assembler, device = self._engine.assembler, self._engine.device
+        assembler.submit_positions(epoch, self._order.positions(epoch, np.asarray(samples, np.int64)))
+        with device.producing():
+            batch = self._engine.make(assembler.collect())
+        device.hand_over(batch)
+        return FORMATS[self._format](batch)
+
+    def _note(self, epoch: int, position: int, over: bool) -> None:
+        """Take note of a delivered batch, or of an epoch's end."""
+        self._epoch, self._position, self._resumes = (epoch + 1, 0, True) if over else (epoch, position, False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the loader stands: JSON-ready, the same on every rank, legal for any number of ranks.
+
+        Batches that were prefetched but not yet handed out count as not delivered.
+        """
+        epoch, position = self._next_pass() if self._asked_epoch >= 0 else (self._epoch, self._position)
+        return {
+            "version": _STATE_VERSION,
+            "epoch": epoch,
+            "position": position,
+            "seed": self._order.seed,
+            "shuffle": self._order.shuffle,
+            "samples": self._order.samples,
+            "shards": self._store.fingerprint,
+            "recipe": self._recipe.fingerprint,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken: the next iteration yields the samples not yet delivered, each once.
+
+        Batch size and number of ranks may differ from those of the run that saved the state.
+
+        Raises
+        ------
+        ValueError
+            If shards, recipe, seed or order differ; the message names what.
+        """
+        mine = self.state_dict()
+        missing = sorted(set(mine) - set(state))
+        if missing:
+            raise ValueError(f"Loader: state must come from Loader.state_dict, got one without {', '.join(missing)}")
+        differing = [
+            f"{name} (saved {state[name]}, here {mine[name]})" for name in mine
+            if name not in ("epoch", "position") and state[name] != mine[name]
+        ]  # fmt: skip
+        if differing:
+            raise ValueError(
+                f"Loader: state belongs to another run, these differ: {'; '.join(differing)}; load it into a loader with the "
+                f"same shards, recipe and seed, or start anew"
+            )
+        self._stop_running()
+        self._epoch, self._position = int(state["epoch"]), int(state["position"])
+        self._resumes, self._asked_epoch = True, -1
+
+    def stats(self) -> dict[str, Any]:
+        """Return counters since the loader was made.
+
+        Returns
+        -------
+        dict
+            "seconds" by stage of the producer thread, "trainer_waited_s", "queue_full_s", "batches", "samples",
+            "replaced" (distinct undecodable samples), and "bottleneck", a sentence.
+        """
+        return {**self._engine.stats(), "replaced": len(self._quarantine.bad)}
+
+    def close(self) -> None:
+        """Stop the producer and free decoder, threads and files; the loader cannot be used again."""
+        self._stop_running()
+        self._finalizer()
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _close(engine: Engine, decoder: Decoder, store: Store) -> None:
+    engine.close()
+    decoder.close()
+    store.close()

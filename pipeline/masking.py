@@ -1,0 +1,90 @@
+"""Masks for a batch: from sidecars, from the saliency kernel, or none."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from figureground.kernels.arrays import Ragged, array_module
+from figureground.kernels.saliency import METHODS
+
+from .assemble import Assembled
+from .augment import Augmenter, Slots, estimate_masks
+from .recipes import Recipe
+
+MaskMode = Literal["auto", "sidecar", "kernel"] | None
+
+
+class Masker:
+    """Completes the masks of assembled batches.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    mode : {"auto", "sidecar", "kernel"} or None
+        See `Loader`.
+    method : str
+        A key of `figureground.kernels.saliency.METHODS`.
+    all_samples : bool
+        Estimate masks for all samples without one, not only for those whose background is to change.
+    """
+
+    def __init__(self, recipe: Recipe, mode: MaskMode, *, method: str, all_samples: bool) -> None:
+        if mode not in ("auto", "sidecar", "kernel", None):
+            raise ValueError(f"Loader: masks must be 'auto', 'sidecar', 'kernel' or None, got {mode!r}")
+        if method not in METHODS:
+            raise ValueError(f"Loader: method must be one of {', '.join(METHODS)}, got {method!r}")
+        self._recipe, self._mode, self._method, self._all = recipe, mode, method, all_samples
+
+    def complete(self, batch: Assembled, augmenter: Augmenter) -> tuple[Ragged | None, Slots]:
+        """Return one mask per decoded image (or None: there are none at all) and the slots that say which are valid."""
+        slots, masks = batch.slots, batch.masks
+        if self._mode in (None, "sidecar"):
+            return masks, slots
+        rows = np.unique(slots.image) if self._all or self._recipe.swaps else self._wanted(batch)
+        if self._mode == "auto":
+            rows = rows[~slots.mask_valid[rows]]
+        if not len(rows):
+            return masks, slots
+        made = self._estimate(batch.images, rows, augmenter)
+        return _merge(batch, rows, made)
+
+    def _wanted(self, batch: Assembled) -> np.ndarray:
+        drawn = np.zeros(len(batch.samples), bool)
+        for plan in batch.plans:
+            drawn |= plan["background"] > 0
+        return np.unique(batch.slots.image[drawn])
+
+    def _estimate(self, images: Ragged, rows: np.ndarray, augmenter: Augmenter) -> Any:
+        def subset(part: np.ndarray) -> Ragged:
+            return Ragged(images.addresses[part], images.sizes[part], images.channels, images.owner, images.cuda)
+
+        if images.cuda:
+            return estimate_masks(subset(rows), method=self._method)
+        made: dict[int, np.ndarray] = {}
+
+        def work(part: slice) -> None:
+            made[part.start] = estimate_masks(subset(rows[part]), method=self._method)
+
+        augmenter.map_chunks(len(rows), work)
+        return np.concatenate([made[start] for start in sorted(made)])
+
+
+def _merge(batch: Assembled, rows: np.ndarray, made: Any) -> tuple[Ragged, Slots]:
+    """Put estimated masks (n, S, S) uint8 in the places of `rows`, keep the others."""
+    count, size = len(batch.images), made.shape[1:]
+    fresh = Ragged.from_arrays(list(made))
+    if batch.masks is None:
+        addresses, sizes = np.full(count, fresh.addresses[0]), np.tile(fresh.sizes[0], (count, 1))
+        valid, area = np.zeros(count, bool), np.zeros(count)
+    else:
+        addresses, sizes = batch.masks.addresses.copy(), batch.masks.sizes.copy()
+        valid, area = batch.slots.mask_valid.copy(), batch.slots.mask_area.copy()
+    addresses[rows], sizes[rows], valid[rows] = fresh.addresses, fresh.sizes, True
+    total = made.reshape(len(rows), -1).sum(axis=1, dtype=np.uint64)
+    host = total if array_module(made) is np else total.get()
+    area[rows] = host.astype(np.float64) / (255.0 * size[0] * size[1])
+    owner = [batch.masks.owner if batch.masks is not None else None, made]
+    masks = Ragged(addresses, sizes, 1, owner, batch.images.cuda)
+    return masks, Slots(batch.slots.image, batch.slots.donor, valid, area)

@@ -1,0 +1,339 @@
+"""The masks of one shard: make them, count what came out, publish the sidecar.
+
+A task (`EstimateMasks` here, `ImportMasks` in masks_import.py) says how masks are made: it is small, frozen and travels to
+worker processes. Opened, it keeps its decoder and threads warm from shard to shard. What a sidecar holds depends on the
+task's method and parameters alone: not on batches, threads, engines or restarts.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import chain
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+
+from figureground.shards import ShardError, Store
+from figureground.shards.masks import Manifest, MaskWriter, encode_mask, sidecar_path
+
+from .recipes import Background
+
+EMPTY_BELOW = Background.min_area
+"""A mask whose figure has a smaller share of the image counts as empty: by default recipes leave such an image alone."""
+FULL_ABOVE = Background.max_area
+"""A mask whose figure has a larger share counts as full."""
+BINS = 10
+"""Bins of the histogram of shares, from 0 to 1."""
+NO_FILE = "no file"
+"""Why an imported sample has no mask: there is none in the folder."""
+_DUPLICATE = "its key is not the only one of this name in the shard"
+_CHUNK = 8
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
+
+class Result(NamedTuple):
+    """What became of one sample."""
+
+    key: str
+    png: bytes | None
+    """The mask; None if there is none."""
+    area: float
+    """Share of the figure: mean of the mask, 0..1."""
+    note: str
+    """Why there is no mask."""
+
+
+class OpenTask(Protocol):
+    """A task with its decoder and threads at work."""
+
+    def results(self, store: Store) -> Iterator[Sequence[Result]]:
+        """Make the masks of a store of one shard, in tar order, a batch at a time."""
+
+    def close(self) -> None:
+        """Free what was opened."""
+
+
+class Task(Protocol):
+    """How masks are made."""
+
+    @property
+    def method(self) -> str:
+        """Name of the method, for the manifest."""
+
+    def parameters(self, store: Store) -> dict[str, Any]:
+        """Return what the masks of a shard depend on, besides its images and the method: fit for JSON."""
+
+    def open(self) -> OpenTask:
+        """Start decoder and threads."""
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """What became of one shard."""
+
+    shard: str
+    sidecar: str
+    status: Literal["made", "kept", "failed"]
+    """"kept": a finished sidecar was there already."""
+    samples: int = 0
+    masks: int = 0
+    empty: int = 0
+    """Masks whose figure has a share below `EMPTY_BELOW`."""
+    full: int = 0
+    """Masks whose figure has a share above `FULL_ABOVE`."""
+    histogram: tuple[int, ...] = (0,) * BINS
+    """Masks by the share of their figure."""
+    without: tuple[tuple[str, str], ...] = ()
+    """Key and reason of each sample without a mask."""
+    error: str = ""
+    """Why the shard failed."""
+    attempts: int = 1
+    """More than one: a worker was lost while it made this shard."""
+
+    @property
+    def missing(self) -> int:
+        """Samples without a file in an imported folder."""
+        return sum(note == NO_FILE for _, note in self.without)
+
+    @property
+    def undecodable(self) -> int:
+        """Samples whose image, or imported mask, could not be read."""
+        return len(self.without) - self.missing
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it, ready for JSON."""
+        return {**asdict(self), "missing": self.missing, "undecodable": self.undecodable}
+
+
+def code_version() -> str:
+    """Return the package's version, for manifests."""
+    try:
+        return importlib.metadata.version("figureground")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def manifest_parameters(settings: Mapping[str, Any], report: ShardReport) -> dict[str, Any]:
+    """Return a manifest's parameters: what was asked, and under "result" what came out."""
+    result = report.to_dict()
+    kept = ("samples", "masks", "undecodable", "missing", "empty", "full", "histogram", "without")
+    return {**settings, "result": {name: result[name] for name in kept}}
+
+
+def split_parameters(manifest: Manifest) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Undo `manifest_parameters`: what was asked, and what came out."""
+    settings = dict(manifest.parameters)
+    result = settings.pop("result", {})
+    return settings, result if isinstance(result, dict) else {}
+
+
+class Tally:
+    """Count the results of a shard.
+
+    Examples
+    --------
+    >>> tally = Tally()
+    >>> tally.add([Result("a", b"", 0.25, ""), Result("b", b"", 1.0, ""), Result("c", None, 0.0, "truncated")])
+    >>> report = tally.report("x.tar", "x.masks.tar")
+    >>> report.masks, report.full, report.histogram, report.without
+    (2, 1, (0, 0, 1, 0, 0, 0, 0, 0, 0, 1), (('c', 'truncated'),))
+    """
+
+    def __init__(self) -> None:
+        self._histogram = [0] * BINS
+        self._empty = self._full = self.samples = 0
+        self._without: list[tuple[str, str]] = []
+
+    def add(self, results: Sequence[Result]) -> None:
+        """Count some samples."""
+        self.samples += len(results)
+        for result in results:
+            if result.png is None:
+                self._without.append((result.key, _ADDRESS.sub("", result.note)))
+                continue
+            self._histogram[min(BINS - 1, int(result.area * BINS))] += 1
+            self._empty += result.area < EMPTY_BELOW
+            self._full += result.area > FULL_ABOVE
+
+    def report(self, shard: str, sidecar: str) -> ShardReport:
+        """Return the counts."""
+        return ShardReport(
+            shard, sidecar, "made", self.samples, self.samples - len(self._without), self._empty, self._full,
+            tuple(self._histogram), tuple(self._without),
+        )  # fmt: skip
+
+
+def make_sidecar(
+    task: Task, opened: OpenTask, shard: str, out: str | None, progress: Callable[[int], None]
+) -> ShardReport:
+    """Make and publish the masks of one shard.
+
+    Parameters
+    ----------
+    task, opened : Task, OpenTask
+        How, and the same at work.
+    shard : str
+    out : str, optional
+        Folder of the sidecar; by default the shard's.
+    progress : callable
+        Gets the number of samples done so far.
+
+    Returns
+    -------
+    ShardReport
+        "failed" if the shard cannot be read or the sidecar not be written.
+
+    Notes
+    -----
+    The masks wait in memory (about 2 kB each), because the manifest says how they turned out, and to be in the
+    temporary file for a moment only.
+    """
+    sidecar = sidecar_path(shard, out)
+    tally, pngs = Tally(), []
+    try:
+        with Store([shard]) as store:
+            settings = task.parameters(store)
+            for results in opened.results(store):
+                tally.add(results)
+                pngs += [(result.key, result.png) for result in results if result.png is not None]
+                progress(tally.samples)
+        report = tally.report(shard, sidecar)
+        parameters = manifest_parameters(settings, report)
+        with MaskWriter(
+            shard, method=task.method, parameters=parameters, version=code_version(), masks_dir=out
+        ) as writer:
+            for key, png in pngs:
+                writer.add(key, png)
+    except (ShardError, OSError) as error:
+        return ShardReport(shard, sidecar, "failed", tally.samples, error=str(error))
+    return report
+
+
+def usable_samples(store: Store) -> tuple[list[int], list[Result]]:
+    """Split the samples of a one-shard store into those that can have a mask, and results for those that cannot.
+
+    A mask belongs to a key, so samples that share one get none.
+    """
+    keys = store.shard_keys(0)
+    times = Counter(keys)
+    shared = [i for i, key in enumerate(keys) if times[key] > 1]
+    return [i for i, key in enumerate(keys) if times[key] == 1], [
+        Result(store.key(i), None, 0.0, _DUPLICATE) for i in shared
+    ]
+
+
+@dataclass(frozen=True)
+class EstimateMasks:
+    """Masks by a saliency method of the library."""
+
+    method: str = "fused"
+    """A key of `figureground.kernels.saliency.METHODS`."""
+    size: int = 112
+    """Side of the masks [px]."""
+    device: str = "cpu"
+    """"cpu", "cuda" or "cuda:1"."""
+    batch_size: int = 64
+    """Images decoded at a time."""
+    threads: int = 1
+    """CPU threads for decoding and, on the CPU, for the kernels."""
+    max_pixels: int = 2**27
+    """Images with more pixels count as undecodable."""
+
+    def __post_init__(self) -> None:
+        from figureground.kernels.saliency import METHODS
+
+        if self.method not in METHODS:
+            raise ValueError(f"make_masks: method must be one of {', '.join(METHODS)}, got {self.method!r}")
+        if not 16 <= self.size <= 1024:
+            raise ValueError(f"make_masks: size must be 16 to 1024 px, got {self.size}")
+        for name in ("batch_size", "threads", "max_pixels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"make_masks: {name} must be at least 1, got {getattr(self, name)}")
+        if self.device != "cpu" and re.fullmatch(r"cuda(:\d+)?", self.device) is None:
+            raise ValueError(f"make_masks: device must be 'cpu', 'cuda' or 'cuda:N', got {self.device!r}")
+
+    def parameters(self, store: Store) -> dict[str, Any]:
+        """Return what the masks depend on."""
+        return {"size": self.size, "max_pixels": self.max_pixels}
+
+    def open(self) -> OpenTask:
+        """Start the decoder."""
+        return _Estimator(self)
+
+
+class _Estimator:
+    """Decodes a batch ahead while it estimates masks and encodes them."""
+
+    def __init__(self, task: EstimateMasks) -> None:
+        from .decode import Decoder
+        from .device import make_device
+
+        self._task = task
+        self._device = make_device(task.device)
+        self._decoder = Decoder(
+            task.batch_size, device=task.device, threads=task.threads, max_pixels=task.max_pixels
+        )  # fmt: skip
+        self._pool = ThreadPoolExecutor(task.threads, "figureground-masks")
+
+    def close(self) -> None:
+        self._decoder.close()
+        self._pool.shutdown(cancel_futures=True)
+
+    def results(self, store: Store) -> Iterator[Sequence[Result]]:
+        samples, without = usable_samples(store)
+        step = self._task.batch_size
+        waiting: deque[list[int]] = deque()
+        try:
+            for first in range(0, len(samples), step):
+                batch = samples[first : first + step]
+                self._decoder.submit([store.image(i) for i in batch])
+                waiting.append(batch)
+                if len(waiting) == self._decoder.depth:
+                    yield self._finish(store, waiting.popleft())
+            while waiting:
+                yield self._finish(store, waiting.popleft())
+        finally:
+            for _ in waiting:  # stopped early: the next shard must not get these
+                self._decoder.collect()
+        yield without
+
+    def _finish(self, store: Store, batch: list[int]) -> list[Result]:
+        from figureground.kernels.arrays import Ragged
+
+        from .augment import estimate_masks
+
+        decoded = self._decoder.collect()
+        images, valid = decoded.images, np.flatnonzero(decoded.valid)
+
+        def estimate(rows: np.ndarray) -> Any:
+            chosen = Ragged(images.addresses[rows], images.sizes[rows], images.channels, images.owner, images.cuda)
+            return estimate_masks(chosen, method=self._task.method, size=self._task.size)
+
+        parts = [valid[first : first + _CHUNK] for first in range(0, len(valid), _CHUNK)]
+        if images.cuda and len(valid):
+            with self._device.producing():
+                masks = estimate(valid).get()
+            encoded = self._pool.map(lambda part: list(map(_encoded, part)), np.split(masks, range(_CHUNK, len(masks), _CHUNK)))
+        else:
+            encoded = self._pool.map(lambda rows: list(map(_encoded, estimate(rows))), parts)
+        made = dict(zip(valid.tolist(), chain.from_iterable(encoded), strict=True))
+        results = []
+        for row, sample in enumerate(batch):
+            png, area = made.get(row, (None, 0.0))
+            note = "no image" if store.image(sample).size == 0 else decoded.reasons[row] or ""
+            results.append(Result(store.key(sample), png, area, note))
+        return results
+
+
+def _encoded(mask: np.ndarray) -> tuple[bytes, float]:
+    return encode_mask(mask), mean_share(mask)
+
+
+def mean_share(mask: np.ndarray) -> float:
+    """Return the share of the figure: the mean of a (H, W) uint8 mask, 0..1, from exact integers."""
+    return int(mask.sum(dtype=np.int64)) / (255 * mask.size)

@@ -1,0 +1,185 @@
+"""Contact sheets: what the loader hands to a trainer, for a person to look at.
+
+Views come from `Loader.replay`, so a sheet shows what training sees, not a second implementation of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from figureground.kernels.arrays import Ragged
+from figureground.shards import MaskStore, Store
+
+from .augment import estimate_masks
+from .loader import Loader
+from .plan import BACKGROUND_MODES
+from .recipes import Recipe
+
+_CELL, _GAP, _GROUP_GAP, _TOP, _LEFT = 132, 4, 16, 64, 16
+_INK, _SOFT, _PAPER = (28, 30, 34), (110, 114, 122), (250, 250, 248)
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group of columns of a sheet."""
+
+    title: str
+    columns: tuple[str, ...]
+    cells: list[list[np.ndarray]]
+    """For each row of the sheet, one (H, W, 3) uint8 image per column."""
+
+
+def draw_sheet(groups: Sequence[Group], *, title: str, cell: int = _CELL) -> Image.Image:
+    """Lay out groups of labelled columns.
+
+    Parameters
+    ----------
+    groups : sequence of Group
+        All with the same number of rows.
+    title : str
+    cell : int
+        Side of a cell [px]; images are fitted into it.
+
+    Returns
+    -------
+    PIL.Image.Image, RGB
+    """
+    rows = len(groups[0].cells)
+    columns = sum(len(group.columns) for group in groups)
+    width = 2 * _LEFT + columns * (cell + _GAP) + (len(groups) - 1) * _GROUP_GAP
+    sheet = Image.new("RGB", (width, _TOP + 30 + rows * (cell + _GAP) + _LEFT), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((_LEFT, 14), title, _INK, ImageFont.load_default(18))
+    heading, small = ImageFont.load_default(15), ImageFont.load_default(12)
+    x = _LEFT
+    for group in groups:
+        draw.text((x, _TOP - 18), group.title, _INK, heading)
+        group_width = len(group.columns) * (cell + _GAP) - _GAP
+        draw.line((x, _TOP + 3, x + group_width, _TOP + 3), _SOFT, 1)
+        for c, name in enumerate(group.columns):
+            left = x + c * (cell + _GAP)
+            draw.text((left, _TOP + 8), name, _SOFT, small)
+            for r in range(rows):
+                picture = Image.fromarray(group.cells[r][c])
+                picture.thumbnail((cell, cell), Image.Resampling.LANCZOS)
+                top = _TOP + 28 + r * (cell + _GAP)
+                sheet.paste(picture, (left + (cell - picture.width) // 2, top + (cell - picture.height) // 2))
+        x += group_width + _GROUP_GAP
+    return sheet
+
+
+def _originals(store: Store, samples: Sequence[int]) -> list[np.ndarray]:
+    pictures = []
+    for sample in samples:
+        picture = cv2.imdecode(store.image(sample), cv2.IMREAD_COLOR_RGB)
+        pictures.append(np.zeros((8, 8, 3), np.uint8) if picture is None else picture)
+    return pictures
+
+
+def _masks(
+    store: Store, samples: Sequence[int], pictures: list[np.ndarray], masks_dir: str | Path | None
+) -> list[np.ndarray]:
+    """The sidecar mask of each sample, else the kernel's, resized to its picture."""
+    sidecars = MaskStore(store, masks_dir)
+    made = []
+    for sample, picture in zip(samples, pictures, strict=True):
+        encoded = sidecars.mask(sample)
+        mask = None if encoded is None else cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE)
+        if mask is None:
+            mask = estimate_masks(Ragged.from_arrays([np.ascontiguousarray(picture)]))[0]
+        made.append(cv2.resize(mask, (picture.shape[1], picture.shape[0]), interpolation=cv2.INTER_LINEAR))
+    return made
+
+
+def _cut_out(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The figure on a checkerboard."""
+    y, x = np.indices(mask.shape)
+    board = np.where((y // 16 + x // 16) % 2, 235, 205)[..., None].astype(np.float32)
+    m = mask[..., None].astype(np.float32) / 255
+    return (picture * m + board * (1 - m) + 0.5).astype(np.uint8)
+
+
+def source_group(shards: Any, samples: Sequence[int], masks_dir: str | Path | None) -> Group:
+    """Return the columns original, saliency and mask."""
+    with Store(shards) as store:
+        pictures = _originals(store, samples)
+        masks = _masks(store, samples, pictures, masks_dir)
+    heat = [np.ascontiguousarray(cv2.applyColorMap(mask, cv2.COLORMAP_INFERNO)[..., ::-1]) for mask in masks]
+    cells = [[p, h, _cut_out(p, m)] for p, h, m in zip(pictures, heat, masks, strict=True)]
+    return Group("source", ("original", "saliency", "mask"), cells)
+
+
+def to_pictures(views: Any, recipe: Recipe) -> np.ndarray:
+    """Undo the normalisation of (N, 3, S, S) views: (N, S, S, 3) uint8."""
+    array = views.float().cpu().numpy().transpose(0, 2, 3, 1)
+    values = (array * np.array(recipe.std, np.float32) + np.array(recipe.mean, np.float32)) * 255
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+def views_group(
+    title: str, shards: Any, recipe: Recipe, samples: Sequence[int], *, epoch: int = 0, **options: Any
+) -> Group:
+    """Return one column for each view of a recipe, and one for the swap negative.
+
+    `options` go to `Loader` (device, seed, masks_dir, ...).
+    """
+    with Loader(shards, recipe, batch_size=max(8, len(samples)), drop_last=False, **options) as loader:
+        batch = loader.replay(list(samples), epoch=epoch)
+    columns = [to_pictures(view, recipe) for view in batch["views"]]
+    names = ["query", "key"] if len(columns) == 2 else [f"view {i}" for i in range(len(columns))]
+    if batch["negatives"] is not None:
+        columns.append(to_pictures(batch["negatives"][:, 0], recipe))
+        names.append("negative")
+    return Group(title, tuple(names), [[column[i] for column in columns] for i in range(len(samples))])
+
+
+def show_views(args: argparse.Namespace, recipe: Recipe) -> int:
+    """`figureground show views`: write a sheet of some samples and print their parameters; returns the exit code."""
+    samples = args.index
+    if not samples:
+        with Store(args.shards) as store:
+            samples = np.linspace(0, len(store) - 1, min(args.rows, len(store))).astype(int).tolist()
+    title = recipe.name if recipe.views[0].background is None else f"{recipe.name} + {recipe.views[0].background.mode}"
+    options = {"device": args.device, "seed": args.seed, "masks_dir": args.masks}
+    groups = [
+        source_group(args.shards, samples, args.masks),
+        views_group(title, args.shards, recipe, samples, epoch=args.epoch, **options),
+    ]
+    draw_sheet(groups, title=f"figureground: {title}, epoch {args.epoch}, seed {args.seed}").save(args.out)
+    with Loader(args.shards, recipe, batch_size=max(8, len(samples)), drop_last=False, **options) as loader:
+        batch = loader.replay(samples, epoch=args.epoch)
+    for i, key in enumerate(batch["key"]):
+        for view, rows in enumerate(batch["params"]):
+            print(f"sample {samples[i]} ({key}), view {view}: {describe(rows[i])}")
+    print(f"wrote {args.out}")
+    return 0
+
+
+def describe(row: np.void) -> str:
+    """Say in words what a plan row does, e.g. "crop 232x281+92+53 of 500x375, flip, blur 1.39 px"."""
+    x, y, w, h = (float(v) for v in row["crop"])
+    steps = [f"crop {w:.0f}x{h:.0f}+{x:.0f}+{y:.0f} of {row['size'][1]}x{row['size'][0]}"]
+    if row["flip"]:
+        steps.append("flip")
+    if row["background"]:
+        name = BACKGROUND_MODES[int(row["background"])]
+        steps.append(f"background {name}" + (f" from sample {row['donor']}" if name in ("random", "swap") else ""))
+    if row["jitter"]:
+        names = ("brightness", "contrast", "saturation", "hue")
+        steps.append("jitter " + " ".join(f"{names[k]} {row['jitter_factors'][k]:.2f}" for k in row["jitter_order"]))
+    for flag, text in (
+        ("grayscale", "grayscale"),
+        ("blur", f"blur {row['blur_sigma']:.2f} px"),
+        ("solarize", "solarize"),
+    ):
+        if row[flag]:
+            steps.append(text)
+    return ", ".join(steps)

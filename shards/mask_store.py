@@ -1,0 +1,144 @@
+"""Masks by sample id, from the sidecars of a store's shards."""
+
+from __future__ import annotations
+
+import bisect
+import os
+from typing import Self
+
+import numpy as np
+
+from .errors import ShardError
+from .index import load_index
+from .index_text import ShardIndex
+from .maps import Maps
+from .reader import Store
+from .sidecar import MASK_EXT, manifest_of, sidecar_path
+
+
+class MaskStore:
+    """The masks that belong to a store's samples; a shard without sidecar and a sample without mask are legal.
+
+    Parameters
+    ----------
+    store : Store
+        The images.
+    masks_dir : path, optional
+        Where the sidecars lie; by default beside their shards.
+    max_open : int, optional
+        Sidecars kept mapped at a time, as for `Store`.
+
+    Raises
+    ------
+    ShardError
+        If a sidecar is damaged, has no manifest, or was made from another state of its shard.
+
+    Notes
+    -----
+    Masks are matched by key, within a shard. A key that two samples of a shard share names neither: they get no mask.
+    16 bytes a sample. Threads and pickling: as `Store`.
+    """
+
+    def __init__(
+        self, store: Store, masks_dir: str | os.PathLike[str] | None = None, *, max_open: int | None = None
+    ) -> None:
+        self._starts = store.starts.tolist()
+        self._offset = np.full(len(store), -1, np.int64)
+        self._size = np.zeros(len(store), np.int64)
+        self.sidecars = [os.path.abspath(sidecar_path(shard, masks_dir)) for shard in store.shards]
+        """Absolute path of each shard's sidecar, there or not."""
+        status = np.zeros((len(self.sidecars), 2), np.int64)
+        for number, sidecar in enumerate(self.sidecars):
+            if os.path.exists(sidecar):
+                seen = os.stat(sidecar)
+                status[number] = seen.st_size, seen.st_mtime_ns
+                self._take_in(store, number, sidecar)
+        self._maps = Maps(self.sidecars, status, max_open)
+
+    def _take_in(self, store: Store, number: int, sidecar: str) -> None:
+        masks = load_index(sidecar)
+        manifest = manifest_of(sidecar, masks)
+        if manifest.source != store.shard_fingerprint(number):
+            raise ShardError(
+                f"{sidecar}: made from another state of {store.shards[number]}; "
+                f"run 'figureground masks {store.shards[number]}' again, or remove the sidecar"
+            )
+        samples, rows = match(store.shard_keys(number), masks)
+        at = samples + self._starts[number]
+        self._offset[at] = masks.offset[rows]
+        self._size[at] = masks.size[rows]
+
+    def __len__(self) -> int:
+        return len(self._offset)
+
+    @property
+    def present(self) -> np.ndarray:
+        """(N,) bool: which samples have a mask."""
+        return self._offset >= 0
+
+    def mask(self, sample: int) -> np.ndarray | None:
+        """Return a sample's mask.
+
+        Returns
+        -------
+        (bytes,) uint8 or None
+            The PNG, as a read-only view that stays valid as long as it is referenced; None if there is none.
+
+        Raises
+        ------
+        IndexError
+            If there is no such sample.
+        ShardError
+            If the sidecar was changed since it was opened.
+        """
+        if not 0 <= sample < len(self):
+            raise IndexError(f"MaskStore: a sample must be in 0..{len(self) - 1}, got {sample}")
+        start = self._offset.item(sample)
+        if start < 0:
+            return None
+        sidecar = self._maps[bisect.bisect_right(self._starts, sample) - 1]
+        return sidecar[start : start + self._size.item(sample)]
+
+    def close(self) -> None:
+        """Let the sidecars go; arrays handed out stay valid."""
+        self._maps.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def match(keys: list[bytes], masks: ShardIndex) -> tuple[np.ndarray, np.ndarray]:
+    """Pair samples with masks of the same key.
+
+    Parameters
+    ----------
+    keys : list of bytes
+        Keys of the shard's samples, escaped.
+    masks : ShardIndex
+        The sidecar's index.
+
+    Returns
+    -------
+    (m,) int64
+        Samples that have a mask, by place in the shard.
+    (m,) int64
+        Rows of their masks in the sidecar's index.
+    """
+    ext = MASK_EXT.encode()
+    number = masks.exts.index(ext) if ext in masks.exts else -1
+    rows = np.flatnonzero(masks.ext == number)
+    owners = (np.searchsorted(masks.first, rows, side="right") - 1).tolist()
+    row_of: dict[bytes, int] = {}
+    cuts = masks.key_at.tolist()
+    for owner, row in zip(owners, rows.tolist(), strict=True):
+        row_of[masks.keys[cuts[owner] : cuts[owner + 1]]] = row
+    sample_of: dict[bytes, int] = {}
+    for sample, key in enumerate(keys):
+        if key in row_of:
+            sample_of[key] = -1 if key in sample_of else sample
+    pairs = [(sample, row_of[key]) for key, sample in sample_of.items() if sample >= 0]
+    found = np.array(pairs, np.int64).reshape(-1, 2)
+    return found[:, 0], found[:, 1]

@@ -1,0 +1,134 @@
+"""Fixtures shared by all tests: real images, the device option, and CUDA sources run on the CPU."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from host_cuda.executor import ORDERS, HostExecutor
+from host_cuda.stand_in import HostDevice, in_place_of_launch
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real images beside the checkout; the test is skipped where there is none."""
+    if not (SHARED / "MANIFEST.tsv").is_file():
+        pytest.skip("needs the real images of ../shared/data")
+    return SHARED
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--device`."""
+    parser.addoption("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: run kernels and `gpu` tests there")
+
+
+def on_device(config: pytest.Config) -> bool:
+    """Tell whether this run uses a GPU."""
+    return config.getoption("--device") == "cuda"
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say in one line whether a GPU took part."""
+    if on_device(config):
+        return "device: cuda"
+    return "device: cpu, no GPU tests: run make test-gpu on a machine with an NVIDIA GPU"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out `gpu` tests without a GPU (the header says so); with one, `host_cuda` makes a test a `gpu` test."""
+    if on_device(config):
+        for item in items:
+            if {"host_cuda", "host_orders"} & set(getattr(item, "fixturenames", ())):
+                item.add_marker("gpu")
+        return
+    gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if gpu:
+        config.hook.pytest_deselected(items=gpu)
+        items[:] = [item for item in items if not item.get_closest_marker("gpu")]
+
+
+@pytest.fixture(params=["numpy", pytest.param("cupy", marks=pytest.mark.gpu)])
+def xp(request: pytest.FixtureRequest) -> Any:
+    """`numpy`, and with `--device cuda` also `cupy`: one body, two devices."""
+    return pytest.importorskip(request.param)
+
+
+class CudaDevice:
+    """What `with host_cuda() as dev` gives with `--device cuda`: the real thing."""
+
+    def array(self, values: Any) -> Any:
+        """Copy to the GPU."""
+        import cupy
+
+        return cupy.asarray(values)
+
+    def numpy(self, values: Any) -> Any:
+        """Copy to the host."""
+        import cupy
+
+        return cupy.asnumpy(values)
+
+
+def launch_with_copies(real: Callable[..., None]) -> Callable[..., None]:
+    """Make a `launch` for tests that hand over NumPy arrays: copied to the GPU, run by `real`, copied back."""
+
+    def launch(stem: str, kernel: str, grid: Any, block: Any, args: Any, *, shared: int = 0) -> None:
+        import cupy
+
+        device = [cupy.asarray(a) if isinstance(a, np.ndarray) else a for a in args]
+        real(stem, kernel, grid, block, device, shared=shared)
+        for host, copy in zip(args, device):
+            if isinstance(host, np.ndarray) and host.flags.writeable:
+                host[...] = cupy.asnumpy(copy)
+
+    return launch
+
+
+@pytest.fixture
+def host_cuda(request: pytest.FixtureRequest) -> Callable[..., contextlib.AbstractContextManager[Any]]:
+    """Run `_cuda` functions on NumPy arrays: `with host_cuda() as dev: X._cuda(views, ...)`.
+
+    Without a GPU the `.cu` runs on the CPU (`host_cuda.executor`); `order` is "forward", "reversed" or "shuffled". With
+    `--device cuda` the same body runs on the GPU: NumPy arguments are copied there and back at each launch. Arrays that
+    a kernel reads by address (Ragged) must come from `dev.array`. `dispatch=True` (host alone): public functions take the
+    CUDA path for NumPy arrays, so that `X(views)` inside can be compared with `X(views)` outside.
+    """
+    cuda = on_device(request.config)
+
+    @contextlib.contextmanager
+    def device(
+        order: str = "forward", seed: int = 0, folder: Path | None = None, dispatch: bool = False
+    ) -> Iterator[Any]:
+        if cuda and folder is None and not dispatch:
+            from figureground.kernels.launch import launch
+
+            with in_place_of_launch(launch_with_copies(launch), host_module=False):
+                yield CudaDevice()
+            return
+        executor = HostExecutor(order, seed, folder)
+        with in_place_of_launch(executor.launch, host_module=True, dispatch=dispatch):
+            yield HostDevice(executor)
+
+    return device
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test with `host_orders` once per order of threads (once on a GPU, which has its own)."""
+    if "host_orders" in metafunc.fixturenames:
+        orders = ("forward",) if on_device(metafunc.config) else ORDERS
+        metafunc.parametrize("host_orders", orders, indirect=True)
+
+
+@pytest.fixture
+def host_orders(
+    request: pytest.FixtureRequest, host_cuda: Callable[..., contextlib.AbstractContextManager[Any]]
+) -> Callable[[], contextlib.AbstractContextManager[Any]]:
+    """As `host_cuda`, and the test runs three times: threads forward, reversed and shuffled."""
+    return lambda: host_cuda(order=request.param)

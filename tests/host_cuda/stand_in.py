@@ -1,0 +1,78 @@
+"""Put a launch function in the place of the real one, and NumPy in the place of CuPy, while a test runs."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from .executor import HostExecutor
+from .guarded import poisoned
+
+
+class HostDevice:
+    """What `with host_cuda() as dev` gives: arrays in, arrays out, for Ragged batches and for tests of both devices."""
+
+    def __init__(self, executor: HostExecutor) -> None:
+        self.executor = executor
+
+    def array(self, values: Any) -> np.ndarray:
+        """Copy to memory that ends (or begins) at a page that faults, so that Ragged addresses are guarded too."""
+        return poisoned(np.asarray(values), self.executor.edge)
+
+    def numpy(self, values: Any) -> np.ndarray:
+        """Return the values on the host."""
+        return np.asarray(values)
+
+
+class HostModule(ModuleType):
+    """NumPy in the place of CuPy: `empty` gives 0xA5 bytes, so that what a kernel leaves unwritten shows."""
+
+    def empty(self, shape: Any, dtype: Any = float) -> np.ndarray:
+        """An array of the shape with every byte 0xA5."""
+        array = np.empty(shape, dtype)
+        array.reshape(-1).view(np.uint8).fill(0xA5)
+        return array
+
+    def empty_like(self, array: np.ndarray) -> np.ndarray:
+        """As `empty`, of the shape and dtype of `array`."""
+        return self.empty(array.shape, array.dtype)
+
+    def asnumpy(self, array: np.ndarray) -> np.ndarray:
+        """What is on the host already."""
+        return array
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+
+@contextlib.contextmanager
+def in_place_of_launch(launch: Callable[..., None], *, host_module: bool, dispatch: bool = False) -> Iterator[None]:
+    """Put `launch` in the place of `kernels.launch.launch`, in every loaded module that imported the name.
+
+    With `host_module` the arrays' module is a `HostModule`; with `dispatch` public functions, too, take NumPy arrays for
+    arrays on a GPU.
+    """
+    from figureground.kernels import arrays
+    from figureground.kernels import launch as door
+
+    xp, real = HostModule("cupy"), arrays.array_module
+    new: dict[str, tuple[Any, Any]] = {"launch": (door.launch, launch)}
+    if host_module:
+        new["array_module"] = (real, lambda array: xp if isinstance(array, np.ndarray) else real(array))
+    if dispatch:
+        new["on_gpu"] = (arrays.on_gpu, lambda function, **named: True)
+    with contextlib.ExitStack() as undo:
+        for module in [m for name, m in list(sys.modules.items()) if name.startswith("figureground.") and m]:
+            for name, (old, stand_in) in new.items():
+                if module.__dict__.get(name) is old and not (name == "on_gpu" and module is arrays):  # Ragged looks
+                    undo.callback(setattr, module, name, old)
+                    setattr(module, name, stand_in)
+        if dispatch:
+            undo.callback(sys.modules.pop, "cupy")
+            sys.modules["cupy"] = xp
+        yield

@@ -1,0 +1,84 @@
+"""Recipes: the papers' constants, composition, messages."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from figureground.pipeline import recipes
+
+
+def test_moco_v2_has_its_papers_constants():
+    view = recipes.moco_v2().views[0]
+    assert (view.crop.size, view.crop.scale, view.crop.ratio) == (224, (0.2, 1.0), (3 / 4, 4 / 3))
+    assert view.jitter == recipes.Jitter(0.4, 0.4, 0.4, 0.1, 0.8)
+    assert (view.grayscale_p, view.blur, view.flip_p) == (0.2, recipes.Blur((0.1, 2.0), 0.5), 0.5)
+
+
+def test_simclr_has_its_papers_constants():
+    view = recipes.simclr().views[1]
+    assert view.crop.scale == (0.08, 1.0)
+    assert view.jitter == recipes.Jitter(0.8, 0.8, 0.8, 0.2, 0.8)
+
+
+def test_background_goes_to_the_global_views_only():
+    recipe = recipes.moco_v2()
+    small = replace(recipe.views[0], crop=recipes.Crop(96, (0.05, 0.14)))
+    mixed = replace(recipe, views=(*recipe.views, small)).with_background("random", p=0.3)
+    assert [v.background is not None for v in mixed.views] == [True, True, False]
+    chosen = mixed.with_background("remove", views=(2,))
+    assert [v.background.mode for v in chosen.views] == ["random", "random", "remove"]
+    assert not mixed.swaps
+    assert mixed.with_background("swap").swaps
+
+
+def test_fingerprint_tells_recipes_apart():
+    recipe = recipes.moco_v2()
+    assert recipe.fingerprint == recipes.moco_v2().fingerprint
+    others = [
+        recipe.with_background("swap"),
+        recipe.with_background("swap", p=0.3),
+        recipe.with_size(96),
+        recipes.simclr(),
+    ]
+    prints = {r.fingerprint for r in [recipe, *others, recipe.with_stage(lambda v, r: v)]}
+    assert len(prints) == 6
+
+
+def test_with_size_scales_all_crops():
+    recipe = recipes.moco_v2()
+    small = replace(recipe.views[0], crop=recipes.Crop(96))
+    resized = replace(recipe, views=(*recipe.views, small)).with_size(112)
+    assert [v.crop.size for v in resized.views] == [112, 112, 48]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: recipes.Crop(0), "size must be at least 1 px, got 0"),
+        (lambda: recipes.Crop(224, resize=200), "resize must be 0 or at least size = 224"),
+        (lambda: recipes.Crop(scale=(1.0, 0.2)), "scale must be"),
+        (lambda: recipes.Jitter(p=1.2), r"p must be in \[0, 1\], got 1.2"),
+        (lambda: recipes.Jitter(hue=0.6), "hue must be"),
+        (lambda: recipes.Jitter(brightness=-1), "brightness must not be negative"),
+        (lambda: recipes.Blur((0.1, 20.0)), "sigma must be"),
+        (lambda: recipes.Background("blend"), "mode must be 'remove', 'random' or 'swap', got 'blend'"),
+        (lambda: recipes.Background(fill="pink"), "fill must be"),
+        (lambda: recipes.Background(color=(0, 0, 256)), "color must be three values"),
+        (lambda: recipes.Background(min_area=0.9, max_area=0.1), "min_area must be below max_area"),
+        (lambda: recipes.View(solarize_threshold=300), "solarize_threshold must be in 0..256"),
+        (lambda: recipes.Recipe("none", ()), "views must hold at least one View"),
+        (lambda: replace(recipes.moco_v2(), std=(0.0, 1.0, 1.0)), "std must be positive"),
+        (lambda: recipes.moco_v2().with_background("swap", views=(2,)), r"views must be in 0..1, got 2"),
+        (lambda: recipes.moco_v2().with_stage(lambda v, r: v, after="never"), "after must be"),
+    ],
+)
+def test_messages(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_stage_must_be_callable():
+    with pytest.raises(TypeError, match="must be callable"):
+        recipes.moco_v2().with_stage(3)
