@@ -18,7 +18,7 @@ import numpy as np
 from figureground.kernels.arrays import Ragged, array_module
 from figureground.kernels.background import composite_views
 from figureground.kernels.blur import gaussian_blur
-from figureground.kernels.color import jitter_color, solarize_views
+from figureground.kernels.color import jitter_color, solarize
 from figureground.kernels.normalize import normalize_views
 from figureground.kernels.resample import RENDER_DTYPE, full_rows, render_views
 from figureground.kernels.saliency import estimate_saliency
@@ -242,18 +242,18 @@ class Augmenter:
             jitter_color(views, **_color_arguments(rows), out=views)
         if rows["blur"].any():
             gaussian_blur(views, np.where(rows["blur"] == 1, rows["blur_sigma"], 0).astype(np.float32), out=views)
-        solarize = np.where(rows["solarize"] == 1, rows["solarize_threshold"], 256).astype(np.int32)
+        thresholds = np.where(rows["solarize"] == 1, rows["solarize_threshold"], 256).astype(np.int32)
         recipe = self._recipe
         if any(stage.after == "color" for stage in recipe.stages):
-            views = self._run_stages("color", solarize_views(views, solarize, out=views), rows)
-            solarize = np.full(len(rows), 256, np.int32)
+            views = self._run_stages("color", solarize(views, thresholds, out=views), rows)
+            thresholds = np.full(len(rows), 256, np.int32)
         normalize_views(
             views,
             recipe.mean,
             recipe.std,
             dtype=self._dtype,
             channels_last=self._channels_last,
-            solarize=solarize,
+            solarize=thresholds,
             out=out,
         )
         if any(stage.after == "normalize" for stage in recipe.stages):

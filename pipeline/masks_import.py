@@ -3,7 +3,7 @@
     DIR/<key>.png, in folders where the key has them      any size, covers the whole, upright image
 
 Grey of any depth is scaled to 8 bits. Where a file has transparency that says something (a cut-out), the opacity is the
-mask; else the grey value of its colours is.
+mask; else the grey value of its colours is. In a coloured palette (DAVIS, VOC) entry 0 is ground, all others are figure.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from figureground.shards.masks import encode_mask
 
 from .masks_work import NO_FILE, OpenTask, Result, mean_share, usable_samples
 
-FAINT = "no value reaches 128 (labels 0/1 in place of 0/255?)"
-"""What is wrong with a mask whose figure is too dark to be one."""
+_LABELS_BELOW = 16
+"""A file whose largest value is smaller, and not 0, holds class numbers, not a mask."""
 _STEP = 256
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
@@ -45,12 +45,12 @@ def gray_mask(data: bytes) -> np.ndarray:
     Raises
     ------
     ValueError
-        If the bytes are no PNG, or a damaged one, or all values are above 0 and below 128 or 0.
+        If the bytes are no PNG, or a damaged one, or hold class numbers (0/1 in place of 0/255).
 
     Notes
     -----
-    1 bit: 0 and 255. 16 bits: round(v / 257). Palette and RGB: Rec. 601 luma of the colours. Opacity counts, in place of
-    the colours, where it is not the same everywhere.
+    1 bit: 0 and 255. 16 bits: round(v / 257). RGB: Rec. 601 luma. Opacity counts, in place of the colours, where it is
+    not the same everywhere.
 
     Examples
     --------
@@ -67,8 +67,8 @@ def gray_mask(data: bytes) -> np.ndarray:
         raise ValueError(f"not a PNG: it starts with {data[:8]!r}") from None
     except _DAMAGED as error:
         raise ValueError(f"a damaged PNG: {error}") from None
-    if 0 < mask.max() < 128:
-        raise ValueError(f"{FAINT}, the largest is {mask.max()}")
+    if 0 < mask.max() < _LABELS_BELOW:
+        raise ValueError(f"its largest value is {mask.max()}: labels in place of 0..255; scale them so that 255 is figure")
     return mask
 
 
@@ -80,7 +80,11 @@ def _gray(image: Image.Image) -> np.ndarray:
         alpha = np.asarray(image.convert("RGBA").getchannel("A"))
         if alpha.min() != alpha.max():
             return np.ascontiguousarray(alpha)
-        image = image.convert("RGBA").convert("RGB")
+        image = image.convert("RGBA").convert("RGB") if image.mode != "P" else image
+    if image.mode == "P":
+        colors = np.asarray(image.convert("RGB"))
+        if (colors != colors[:, :, :1]).any():
+            return np.where(np.asarray(image) > 0, 255, 0).astype(np.uint8)
     return np.ascontiguousarray(image.convert("L"))
 
 

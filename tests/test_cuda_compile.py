@@ -154,7 +154,9 @@ def test_launches_name_existing_kernels():
                 continue
             stem, kernel = node.args[:2]
             if isinstance(stem, ast.Constant) and isinstance(kernel, ast.Constant):
-                names = kernel_bounds((KERNELS / f"{stem.value}.cu").read_text())
+                source = KERNELS / f"{stem.value}.cu"
+                assert source in SOURCES, f"{module.name}:{node.lineno}: there is no {source.name}"
+                names = kernel_bounds(source.read_text())
                 assert kernel.value in names, f"{module.name}:{node.lineno}: {stem.value}.cu has no {kernel.value}"
 
 

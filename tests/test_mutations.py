@@ -60,7 +60,7 @@ def _normalize() -> list[Any]:
             channels_last=last,
             solarize=np.array([256, 128]),
         )
-        for shape in [(2, 3, 5, 7), (2, 3, 16, 40)]
+        for shape in [(2, 3, 5, 7), (2, 3, 16, 40), (2, 3, 71, 71)]
         for dtype in (np.float32, np.float16)
         for last in (False, True)
     ]
@@ -77,11 +77,11 @@ def _resample() -> list[Any]:
     rows["flip"] = [0, 1, 0, 1, 0, 1]
     rows["fill"], rows["seed_lo"] = [9, 99, 200], 5
     batches = Ragged.from_arrays(images), Ragged.from_arrays(masks)
-    return [
-        array
-        for size in [(20, 36), (35, 33)]
-        for array in resample.render_views(batches[0], rows, size, masks=batches[1])
-    ]
+    results = [resample.render_views(batches[0], rows, size, masks=batches[1]) for size in [(20, 36), (35, 33)]]
+    # Windows longer than the tables of weights.
+    large = poisoned(_bytes(130, 260, 3), "end")
+    results.append(resample.render_views(Ragged.from_arrays([large]), resample.full_rows([(130, 260)]), (2, 20)))
+    return [array for pair in results for array in pair if array is not None]
 
 
 def _saliency_lab() -> list[Any]:
@@ -101,15 +101,19 @@ CASES: dict[str, Callable[[], list[Any]]] = {
     "saliency_barrier": _saliency_barrier,
     "saliency_lab": _saliency_lab,
 }
-SPARE_BARRIERS: dict[str, str] = {}
-"""`stem: text of the line` of barriers that this executor cannot miss, with the reason beside each."""
-
+# (stem, the line below) of barriers that nothing needs today; the reason beside each.
+SPARE_BARRIERS = {
+    (
+        "resample",
+        "if (threadIdx.x == 0) s.plane = source;",
+    ): "the tile before ends with a barrier, the first has none before",
+}
 FAULTS = [  # stem, pattern, replacement
     ("background", r"i >= items", "i >= items - 1"),
     ("background", r"255u - mask", "256u - mask"),
     ("background", r"\(plane / 3\) \* pixels", "(plane / 2) * pixels"),
     ("background", r"pixels / 16", "pixels / 8"),
-    ("blur", r"128u, sum1", "127u, sum1"),
+    ("blur", r"1u << 23, sum1", "0u, sum1"),
     ("blur", r"left - halo \+ i", "left - radius + i"),
     ("blur", r"period - i;", "period - i - 1;"),
     ("blur", r"top \+ y >= height", "top + y > height"),
@@ -170,17 +174,20 @@ def test_sources_as_they_are(stem, order):
 def _barriers() -> list[tuple[str, int, str]]:
     found = []
     for path in SOURCES:
-        for number, line in enumerate(without_comments(path.read_text()).splitlines(), 1):
-            if re.search(r"\b__syncthreads(_\w+)?\(", line):
-                found.append((path.stem, number, line.strip()))
+        lines = [line.strip() for line in without_comments(path.read_text()).splitlines()]
+        for number, line in enumerate(lines, 1):
+            if re.search(r"\b__syncthreads(_\w+)?\(", line) and (path.stem, lines[number]) not in SPARE_BARRIERS:
+                found.append((path.stem, number, lines[number]))
     return found
 
 
 @pytest.mark.parametrize(
-    ("stem", "line", "text"), _barriers(), ids=lambda v: str(v) if not isinstance(v, str) else v[:20]
+    ("stem", "line", "below"), _barriers(), ids=lambda v: str(v) if not isinstance(v, str) else v[:20]
 )
-def test_a_missing_barrier_is_caught(stem, line, text):
-    assert _caught(stem, KERNELS, skipped_barrier=line), f"{stem}.cu:{line}: nothing notices when '{text}' is gone"
+def test_a_missing_barrier_is_caught(stem, line, below):
+    assert _caught(stem, KERNELS, skipped_barrier=line), (
+        f"{stem}.cu:{line}: nothing notices when the barrier above '{below}' is gone"
+    )
 
 
 @pytest.mark.parametrize(("stem", "pattern", "replacement"), FAULTS)
