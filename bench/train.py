@@ -19,6 +19,7 @@ from figureground.pipeline import Loader, recipes
 
 
 def block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    """Convolution, norm, ReLU."""
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(True))
 
 
@@ -86,9 +87,8 @@ def batches(loader: Loader, steps: int) -> Iterator[list[Tensor]]:
 def train(loader: Loader, steps: int, *, device: str = "cpu", lr: float = 0.05, log_every: int = 5) -> list[float]:
     """Train for some steps; returns the loss of each."""
     torch.manual_seed(0)
-    model = MoCo(queue=4 * loader.batch_size).to(device)
+    model, losses = MoCo(queue=4 * loader.batch_size).to(device), []
     optimizer = torch.optim.SGD(model.query.parameters(), lr, momentum=0.9, weight_decay=1e-4)
-    losses = []
     for step, images in enumerate(batches(loader, steps)):
         images[0], images[1] = images[0].to(device), images[1].to(device)
         loss = model(images[0], images[1])

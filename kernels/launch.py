@@ -2,7 +2,7 @@
 
 Each `X.cu` is compiled once per device by NVRTC through CuPy's `RawModule`, without fused multiply-add, so that float32
 arithmetic gives the CPU's numbers. `launch` is the one door to the device: the tests put the host executor in its place
-(tests/kernels/host_cuda.py) and so run the same launch code without a GPU.
+(tests/host_cuda) and so run the same launch code without a GPU.
 """
 
 from __future__ import annotations

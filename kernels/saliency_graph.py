@@ -16,9 +16,8 @@ from typing import Any
 import numba
 import numpy as np
 
-from .arrays import array_module, on_gpu
-from .launch import launch
-from .saliency_cells import CELLS, FEATURES, GRID
+from .arrays import on_gpu
+from .saliency_cells import CELLS, GRID
 
 CUES = ("barrier", "border", "contrast")
 """What speaks for figure: barrier cost and border contrast; border contrast; contrast to likely background."""

@@ -21,10 +21,10 @@ import numpy as np
 from figureground.kernels.arrays import Ragged
 
 from .augment import Slots
+from .config import Recipe
 from .decode import Decoded, Decoder
 from .order import DONOR_BLOCK, Order, Split
 from .plan import draw_plan, wants_background
-from .recipes import Recipe
 
 log = logging.getLogger(__name__)
 

@@ -23,8 +23,8 @@ from figureground.kernels.normalize import normalize_views
 from figureground.kernels.resample import RENDER_DTYPE, full_rows, render_views
 from figureground.kernels.saliency import estimate_saliency
 
+from .config import Recipe, StagePoint
 from .plan import BACKGROUND_MODES
-from .recipes import Recipe, StagePoint
 
 SALIENCY_PX = 112
 """Side of the square on which masks are estimated, and of sidecar masks."""

@@ -17,7 +17,8 @@ from typing import Any
 from figureground.shards import cli as shards_cli
 from figureground.shards.errors import ShardError
 
-from .recipes import PRESETS, Recipe
+from .config import Recipe
+from .recipes import PRESETS
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:

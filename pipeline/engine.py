@@ -22,9 +22,9 @@ from figureground.shards import Store
 
 from .assemble import Assembled, Assembler
 from .augment import Augmenter, settle_backgrounds
+from .config import Recipe
 from .device import Device
 from .masking import Masker
-from .recipes import Recipe
 
 log = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ from figureground.shards import MaskStore, Store
 
 from .assemble import EXTRA_IMAGES, Assembler, Quarantine
 from .augment import Augmenter
+from .config import Recipe
 from .decode import Decoder
 from .device import make_device
 from .engine import ARRAY_DTYPES, Engine, Epoch
@@ -22,7 +23,6 @@ from .formats import FORMATS, WITH_MASKS, WITH_NEGATIVES
 from .masking import Masker, MaskMode
 from .order import Order, Split
 from .ranks import find_rank
-from .recipes import Recipe
 
 _STATE_VERSION = 1
 
@@ -73,7 +73,7 @@ class Loader:
         Saliency method of the kernel.
     seed : int
         Of order and augmentation.
-    format : {"dict", "moco", "solo", "lightly"}
+    format : {"dict", "moco", "swav", "dino", "solo", "lightly", "lightly-train", "vissl"}
         What a batch looks like; see `figureground.pipeline.formats`.
     dtype : torch.dtype
         float32, float16 or bfloat16.
@@ -123,7 +123,7 @@ class Loader:
         masks_dir: str | Path | None = None,
         method: str = "fused",
         seed: int = 0,
-        format: Literal["dict", "moco", "solo", "lightly"] = "dict",
+        format: Literal["dict", "moco", "swav", "dino", "solo", "lightly", "lightly-train", "vissl"] = "dict",
         dtype: torch.dtype = torch.float32,
         channels_last: bool = False,
         shuffle: bool = True,

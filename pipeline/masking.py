@@ -11,7 +11,7 @@ from figureground.kernels.saliency import METHODS
 
 from .assemble import Assembled
 from .augment import Augmenter, Slots, estimate_masks
-from .recipes import Recipe
+from .config import Recipe
 
 MaskMode = Literal["auto", "sidecar", "kernel"] | None
 

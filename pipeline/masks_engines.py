@@ -139,7 +139,7 @@ def _run_pool(
 def _after_loss(shard: str, out: str | None, lost: int, retries: int) -> ShardReport | None:
     """Clean up behind a dead worker; return the shard's report if it is given up, None if it is made again."""
     sidecar = sidecar_path(shard, out)
-    remove_leftovers(sidecar)
+    remove_leftovers([sidecar])
     if lost <= retries:
         log.warning("%s: its worker died (killed, out of memory, or crashed in a decoder); the shard is made again", shard)
         return None

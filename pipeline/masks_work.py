@@ -21,7 +21,7 @@ import numpy as np
 from figureground.shards import ShardError, Store
 from figureground.shards.masks import Manifest, MaskWriter, encode_mask, sidecar_path
 
-from .recipes import Background
+from .config import Background
 
 EMPTY_BELOW = Background.min_area
 """A mask whose figure has a smaller share of the image counts as empty: by default recipes leave such an image alone."""

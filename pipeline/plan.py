@@ -15,8 +15,8 @@ from collections.abc import Sequence
 import numba
 import numpy as np
 
+from .config import Recipe, View
 from .hashing import chain, uniform, view_key
-from .recipes import Recipe, View
 
 PLAN_DTYPE = np.dtype(
     [

@@ -1,275 +1,67 @@
-"""Recipes: what each view of a sample goes through, as frozen dataclasses with the papers' constants.
+"""Recipes with the constants of their papers and of their authors' code.
 
-A recipe holds distributions, never draws: `plan` turns it into numbers. Change one with `dataclasses.replace`, or with
-`Recipe.with_background`. Sources are named at each preset.
+Two differences are common to all: crops are resized by antialiased bilinear interpolation (the code of DINO, DINOv2, MAE, Barlow
+Twins and VICReg asks for bicubic), and the blur is a true Gaussian (PIL's, which MoCo-v2, SwAV and DINO use, approximates one by
+box blurs).
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import replace
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from .config import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Background,
+    BackgroundMode,
+    Blur,
+    Crop,
+    Fill,
+    Jitter,
+    Recipe,
+    Stage,
+    View,
+)
 
-BackgroundMode = Literal["remove", "random", "swap"]
-Fill = Literal["constant", "grey", "mean", "noise"]
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "PRESETS",
+    "Background",
+    "BackgroundMode",
+    "Blur",
+    "Crop",
+    "Fill",
+    "Jitter",
+    "Recipe",
+    "Stage",
+    "View",
+    "barlow_twins",
+    "byol",
+    "dino",
+    "dinov2",
+    "eval",
+    "mae",
+    "moco_v2",
+    "moco_v3",
+    "simclr",
+    "simsiam",
+    "swav",
+    "vicreg",
+]
 
-
-def _probability(owner: str, **values: float) -> None:
-    for name, value in values.items():
-        if not 0.0 <= value <= 1.0:
-            raise ValueError(f"{owner}: {name} must be in [0, 1], got {value}")
-
-
-def _range(owner: str, name: str, low_high: tuple[float, float], lowest: float, highest: float) -> None:
-    low, high = low_high
-    if not lowest <= low <= high <= highest:
-        raise ValueError(f"{owner}: {name} must be (low, high) within [{lowest}, {highest}], got {low_high}")
-
-
-@dataclass(frozen=True)
-class Crop:
-    """Where a view looks: torchvision's RandomResizedCrop, or a resize and centre crop."""
-
-    size: int = 224
-    """Side of the square view [px]."""
-    scale: tuple[float, float] = (0.08, 1.0)
-    """Range of the crop's share of the image's area."""
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """Range of the crop's width / height; drawn uniformly in its logarithm."""
-    resize: int = 0
-    """0: random crop. Else: the shorter side is resized to this many px and the centre `size` px are cut out."""
-
-    def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"Crop: size must be at least 1 px, got {self.size}")
-        if self.resize and self.resize < self.size:
-            raise ValueError(f"Crop: resize must be 0 or at least size = {self.size} px, got {self.resize}")
-        _range("Crop", "scale", self.scale, 1e-6, 1.0)
-        _range("Crop", "ratio", self.ratio, 1e-3, 1e3)
-
-
-@dataclass(frozen=True)
-class Jitter:
-    """torchvision's ColorJitter on 8-bit images, the four steps in a random order, applied with probability `p`."""
-
-    brightness: float = 0.4
-    """Factor range is [max(0, 1 - b), 1 + b]."""
-    contrast: float = 0.4
-    """As brightness."""
-    saturation: float = 0.4
-    """As brightness."""
-    hue: float = 0.1
-    """Shift range is [-h, h] turns, at most 0.5."""
-    p: float = 0.8
-    """Probability of the whole step."""
-
-    def __post_init__(self) -> None:
-        _probability("Jitter", p=self.p)
-        for name in ("brightness", "contrast", "saturation"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"Jitter: {name} must not be negative, got {getattr(self, name)}")
-        _range("Jitter", "hue", (self.hue, self.hue), 0.0, 0.5)
-
-
-@dataclass(frozen=True)
-class Blur:
-    """Gaussian blur with a standard deviation drawn uniformly."""
-
-    sigma: tuple[float, float] = (0.1, 2.0)
-    """Range of the standard deviation [px of the view]."""
-    p: float = 0.5
-    """Probability."""
-
-    def __post_init__(self) -> None:
-        _probability("Blur", p=self.p)
-        _range("Blur", "sigma", self.sigma, 0.0, 8.0)
-
-
-@dataclass(frozen=True)
-class Background:
-    """Background augmentation of a view (Ryali, Schwab and Morcos 2021: BG_RM, BG_Random, BG_Swaps).
-
-    The paper's exact probabilities and grey levels are not published in its abstract and no code was released; the range of
-    `p` (0.1 to 0.3; always-on hurts) is second-hand, so everything is a parameter.
-    """
-
-    mode: BackgroundMode = "swap"
-    """"remove": a fill; "random": another image; "swap": another image, a different one for each view, and one more
-    negative that shows the query's background with another image inside the query's figure."""
-    p: float = 0.2
-    """Probability, drawn for each view on its own."""
-    fill: Fill = "grey"
-    """For "remove": "constant" colour, one random "grey" level a view, the view's "mean" colour, or "noise"."""
-    color: tuple[int, int, int] = (124, 116, 104)
-    """For fill="constant": RGB, 0..255. The default is ImageNet's mean, that is zero after normalisation."""
-    min_area: float = 0.02
-    """A mask whose mean is below this share of the image leaves the image alone."""
-    max_area: float = 0.95
-    """A mask whose mean is above this share leaves the image alone: there is no background."""
-
-    def __post_init__(self) -> None:
-        _probability("Background", p=self.p, min_area=self.min_area, max_area=self.max_area)
-        if self.mode not in ("remove", "random", "swap"):
-            raise ValueError(f"Background: mode must be 'remove', 'random' or 'swap', got {self.mode!r}")
-        if self.fill not in ("constant", "grey", "mean", "noise"):
-            raise ValueError(f"Background: fill must be 'constant', 'grey', 'mean' or 'noise', got {self.fill!r}")
-        if len(self.color) != 3 or not all(0 <= c <= 255 for c in self.color):
-            raise ValueError(f"Background: color must be three values in 0..255, got {self.color}")
-        if self.min_area >= self.max_area:
-            raise ValueError(f"Background: min_area must be below max_area, got {self.min_area} and {self.max_area}")
-
-
-@dataclass(frozen=True)
-class View:
-    """One view: crop, flip, background, then colour jitter, grayscale, blur, solarize, in this order."""
-
-    crop: Crop = field(default_factory=Crop)
-    flip_p: float = 0.5
-    """Probability of a horizontal flip."""
-    jitter: Jitter | None = None
-    grayscale_p: float = 0.0
-    """Probability of grayscale (three equal channels)."""
-    blur: Blur | None = None
-    solarize_p: float = 0.0
-    """Probability of solarization."""
-    solarize_threshold: int = 128
-    """Values at or above it are inverted, 0..255."""
-    background: Background | None = None
-
-    def __post_init__(self) -> None:
-        _probability("View", flip_p=self.flip_p, grayscale_p=self.grayscale_p, solarize_p=self.solarize_p)
-        if not 0 <= self.solarize_threshold <= 256:
-            raise ValueError(f"View: solarize_threshold must be in 0..256, got {self.solarize_threshold}")
-
-
-StagePoint = Literal["composite", "color", "normalize"]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A user's own kernel in a recipe; see `Recipe.with_stage`."""
-
-    function: Callable[[Any, Any], Any]
-    after: StagePoint = "composite"
-
-    def __post_init__(self) -> None:
-        if self.after not in ("composite", "color", "normalize"):
-            raise ValueError(f"Stage: after must be 'composite', 'color' or 'normalize', got {self.after!r}")
-        if not callable(self.function):
-            raise TypeError(f"Stage: function must be callable as f(views, rows), got {type(self.function).__name__}")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The views of a sample, its extra negatives and the normalisation."""
-
-    name: str
-    views: tuple[View, ...]
-    stages: tuple[Stage, ...] = ()
-    """Kernels of the user's own, run in this order at their points."""
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    """Per channel, of values in [0, 1]."""
-    std: tuple[float, float, float] = IMAGENET_STD
-
-    def __post_init__(self) -> None:
-        if not self.views:
-            raise ValueError("Recipe: views must hold at least one View, got none")
-        if min(self.std) <= 0:
-            raise ValueError(f"Recipe: std must be positive, got {self.std}")
-
-    @property
-    def uses_masks(self) -> bool:
-        """True if a view has a background augmentation."""
-        return any(view.background is not None for view in self.views)
-
-    @property
-    def swaps(self) -> bool:
-        """True if the first view swaps its background, so that a swap negative is made."""
-        first = self.views[0].background
-        return first is not None and first.mode == "swap"
-
-    def with_background(
-        self,
-        mode: BackgroundMode,
-        *,
-        p: float = 0.2,
-        fill: Fill = "grey",
-        color: tuple[int, int, int] = (124, 116, 104),
-        min_area: float = 0.02,
-        max_area: float = 0.95,
-        views: tuple[int, ...] | None = None,
-    ) -> Recipe:
-        """Return the recipe with a background augmentation on its global views.
-
-        Parameters
-        ----------
-        mode, p, fill, color, min_area, max_area
-            See `Background`.
-        views : tuple of int, optional
-            Which views; by default those of the largest crop size (the global crops).
-
-        Examples
-        --------
-        >>> moco_v2().with_background("swap", p=0.3).views[1].background.p
-        0.3
-        """
-        background = Background(mode, p, fill, color, min_area, max_area)
-        largest = max(view.crop.size for view in self.views)
-        chosen = views
-        if chosen is None:
-            chosen = tuple(i for i, view in enumerate(self.views) if view.crop.size == largest)
-        for i in chosen:
-            if not 0 <= i < len(self.views):
-                raise ValueError(f"with_background: views must be in 0..{len(self.views) - 1}, got {i}")
-        changed = tuple(replace(v, background=background) if i in chosen else v for i, v in enumerate(self.views))
-        return replace(self, views=changed)
-
-    def with_stage(self, function: Callable[[Any, Any], Any], *, after: StagePoint = "composite") -> Recipe:
-        """Return the recipe with a kernel of the user's own.
-
-        Parameters
-        ----------
-        function : callable (views, rows) -> views
-            Gets the planar views of some samples, (n, 3, S, S), on the recipe's device (NumPy, or CuPy on a GPU, current
-            stream set), and their plan rows, (n,) PLAN_DTYPE on the host. Returns an array of the same shape and dtype,
-            which may be the same one. It must treat each row on its own, without random state: `rows["seed"]` is a key
-            for each. A batch may come in several parts, from several threads.
-        after : {"composite", "color", "normalize"}
-            After crop, flip and background (uint8); after colour, blur and solarize (uint8); after normalisation (the
-            loader's dtype; bfloat16 as uint16 bit patterns).
-
-        Examples
-        --------
-        >>> inverted = moco_v2().with_stage(lambda views, rows: 255 - views, after="color")
-        >>> len(inverted.stages)
-        1
-        """
-        return replace(self, stages=(*self.stages, Stage(function, after)))
-
-    def with_size(self, size: int) -> Recipe:
-        """Return the recipe with its global views `size` px wide; smaller crops shrink in proportion."""
-        largest = max(view.crop.size for view in self.views)
-        changed = tuple(
-            replace(v, crop=replace(v.crop, size=max(1, round(v.crop.size * size / largest)))) for v in self.views
-        )
-        return replace(self, views=changed)
-
-    @property
-    def fingerprint(self) -> str:
-        """Sixteen hex digits that differ between recipes that draw different views."""
-        stages = [(stage.after, stage.function.__module__, stage.function.__qualname__) for stage in self.stages]
-        drawn = asdict(replace(self, stages=()))
-        return hashlib.sha256(repr((drawn, stages)).encode()).hexdigest()[:16]
+_BYOL_JITTER = Jitter(0.4, 0.4, 0.2, 0.1, 0.8)
 
 
 def moco_v2(size: int = 224) -> Recipe:
-    """MoCo-v2 (Chen et al. 2020, "Improved baselines with momentum contrastive learning"; main_moco.py --aug-plus)."""
+    """MoCo-v2 (Chen, Fan, Girshick and He 2020, "Improved baselines with momentum contrastive learning"; main_moco.py)."""
     view = View(Crop(size, (0.2, 1.0)), jitter=Jitter(0.4, 0.4, 0.4, 0.1, 0.8), grayscale_p=0.2, blur=Blur())
     return Recipe("moco_v2", (view, view))
+
+
+def simsiam(size: int = 224) -> Recipe:
+    """SimSiam (Chen and He 2021, "Exploring simple Siamese representation learning"): MoCo-v2's views."""
+    return replace(moco_v2(size), name="simsiam")
 
 
 def simclr(size: int = 224, strength: float = 1.0) -> Recipe:
@@ -281,5 +73,63 @@ def simclr(size: int = 224, strength: float = 1.0) -> Recipe:
     return Recipe("simclr", (view, view))
 
 
-PRESETS = {"moco_v2": moco_v2, "simclr": simclr}
+def byol(size: int = 224) -> Recipe:
+    """BYOL (Grill et al. 2020, appendix B, table 6): the first view is always blurred, the second sometimes solarized."""
+    first = View(Crop(size, (0.08, 1.0)), jitter=_BYOL_JITTER, grayscale_p=0.2, blur=Blur(p=1.0))
+    return Recipe("byol", (first, replace(first, blur=Blur(p=0.1), solarize_p=0.2)))
+
+
+def moco_v3(size: int = 224) -> Recipe:
+    """MoCo-v3 (Chen, Xie and He 2021; main_moco.py, crop_min 0.08): BYOL's views."""
+    return replace(byol(size), name="moco_v3")
+
+
+def barlow_twins(size: int = 224) -> Recipe:
+    """Barlow Twins (Zbontar et al. 2021; main.py): BYOL's views."""
+    return replace(byol(size), name="barlow_twins")
+
+
+def vicreg(size: int = 224) -> Recipe:
+    """VICReg (Bardes, Ponce and LeCun 2022; augmentations.py): BYOL's views."""
+    return replace(byol(size), name="vicreg")
+
+
+def swav(size: int = 224, local_size: int = 96, local_views: int = 6) -> Recipe:
+    """SwAV (Caron et al. 2020; multicropdataset.py): 2 x 224 and 6 x 96 px; its code's standard deviation of red is 0.228."""
+    large = View(Crop(size, (0.14, 1.0)), jitter=Jitter(0.8, 0.8, 0.8, 0.2, 0.8), grayscale_p=0.2, blur=Blur())
+    small = replace(large, crop=Crop(local_size, (0.05, 0.14)))
+    return Recipe("swav", (large, large, *[small] * local_views), std=(0.228, 0.224, 0.225))
+
+
+def dino(size: int = 224, local_size: int = 96, local_views: int = 8) -> Recipe:
+    """DINO (Caron et al. 2021; main_dino.py): two global views of 0.4 to 1, local views of 0.05 to 0.4 of the image."""
+    first = View(Crop(size, (0.4, 1.0)), jitter=_BYOL_JITTER, grayscale_p=0.2, blur=Blur(p=1.0))
+    second = replace(first, blur=Blur(p=0.1), solarize_p=0.2)
+    local = replace(first, crop=Crop(local_size, (0.05, 0.4)), blur=Blur(p=0.5))
+    return Recipe("dino", (first, second, *[local] * local_views))
+
+
+def dinov2(size: int = 224, local_size: int = 98, local_views: int = 8) -> Recipe:
+    """DINOv2 (Oquab et al. 2023; data/augmentations.py): DINO's colours, crops of 0.32 to 1 and of 0.05 to 0.32."""
+    recipe = dino(size, local_size, local_views)
+    views = [
+        replace(v, crop=Crop(v.crop.size, (0.32, 1.0) if i < 2 else (0.05, 0.32))) for i, v in enumerate(recipe.views)
+    ]
+    return replace(recipe, name="dinov2", views=tuple(views))
+
+
+def mae(size: int = 224) -> Recipe:
+    """MAE (He et al. 2022; main_pretrain.py): one view, crop and flip."""
+    return Recipe("mae", (View(Crop(size, (0.2, 1.0))),))
+
+
+def eval(size: int = 224, resize: int | None = None) -> Recipe:
+    """Linear probes and k-NN: the shorter side to 256 px (in proportion for other sizes), the centre 224 px, no flip."""
+    return Recipe("eval", (View(Crop(size, resize=resize or round(size * 256 / 224)), flip_p=0.0),))
+
+
+PRESETS = {
+    preset.__name__: preset
+    for preset in (moco_v2, moco_v3, simclr, simsiam, byol, barlow_twins, vicreg, swav, dino, dinov2, mae, eval)
+}
 """Presets by name, for the command line."""

@@ -7,8 +7,8 @@ import time
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from .config import Recipe
 from .loader import Loader
-from .recipes import Recipe
 
 
 def stream_epochs(args: argparse.Namespace, recipe: Recipe) -> int:

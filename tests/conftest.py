@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from host_cuda.executor import ORDERS, HostExecutor
-from host_cuda.stand_in import HostDevice, in_place_of_launch
+from host_cuda.stand_in import CudaDevice, HostDevice, in_place_of_launch, launch_with_copies
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -58,37 +57,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def xp(request: pytest.FixtureRequest) -> Any:
     """`numpy`, and with `--device cuda` also `cupy`: one body, two devices."""
     return pytest.importorskip(request.param)
-
-
-class CudaDevice:
-    """What `with host_cuda() as dev` gives with `--device cuda`: the real thing."""
-
-    def array(self, values: Any) -> Any:
-        """Copy to the GPU."""
-        import cupy
-
-        return cupy.asarray(values)
-
-    def numpy(self, values: Any) -> Any:
-        """Copy to the host."""
-        import cupy
-
-        return cupy.asnumpy(values)
-
-
-def launch_with_copies(real: Callable[..., None]) -> Callable[..., None]:
-    """Make a `launch` for tests that hand over NumPy arrays: copied to the GPU, run by `real`, copied back."""
-
-    def launch(stem: str, kernel: str, grid: Any, block: Any, args: Any, *, shared: int = 0) -> None:
-        import cupy
-
-        device = [cupy.asarray(a) if isinstance(a, np.ndarray) else a for a in args]
-        real(stem, kernel, grid, block, device, shared=shared)
-        for host, copy in zip(args, device):
-            if isinstance(host, np.ndarray) and host.flags.writeable:
-                host[...] = cupy.asnumpy(copy)
-
-    return launch
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@
 // worker, and the scheduler goes on with another one. So kernels that never wait pay nothing for fibres.
 #pragma once
 
+#include "fibres.h"
+
 extern "C" {  // Read by kernels; written by the scheduler alone.
 __attribute__((visibility("hidden"))) uint3 threadIdx, blockIdx;
 __attribute__((visibility("hidden"))) dim3 blockDim, gridDim;
@@ -13,7 +15,7 @@ static const int warpSize = 32;
 namespace shim {
 
 constexpr int MAX_THREADS = 1024, POISON = 0xA5;
-constexpr size_t STACK = 256 * 1024, PAGE = 4096, SHARED_MAX = 256 * 1024;
+constexpr size_t SHARED_MAX = 256 * 1024;
 enum Order { FORWARD, REVERSED, SHUFFLED };
 enum State : uint8_t { FRESH, READY, AT_BARRIER, AT_WARP, DONE };
 enum Op : int { SYNC, SHUFFLE, BALLOT, ADD, MIN, MAX, AND, OR, XOR, MATCH };
@@ -49,58 +51,6 @@ static bool failed, on_fibre;
 static char *shared_base, *dynamic_shared;
 static uint64_t seed_state;
 
-// ---- switch of stacks ---------------------------------------------------------------------------
-
-extern "C" void shim_switch(void** from, void* to);
-#if defined(__x86_64__) && !defined(SHIM_UCONTEXT)
-asm(R"(
-.text
-.local shim_switch
-.type shim_switch, @function
-shim_switch:
-    pushq %rbp
-    pushq %rbx
-    pushq %r12
-    pushq %r13
-    pushq %r14
-    pushq %r15
-    movq %rsp, (%rdi)
-    movq %rsi, %rsp
-    popq %r15
-    popq %r14
-    popq %r13
-    popq %r12
-    popq %rbx
-    popq %rbp
-    ret
-.size shim_switch, .-shim_switch
-)");
-static void* fresh_stack(char* stack, void (*entry)()) {
-    void** top = (void**)(stack + STACK) - 1;  // so that entry sees rsp % 16 == 8, as after a call
-    top[0] = nullptr;
-    *--top = (void*)entry;
-    for (int i = 0; i < 6; ++i) *--top = nullptr;
-    return top;
-}
-#else
-}  // namespace shim
-#include <ucontext.h>
-namespace shim {
-extern "C" void shim_switch(void** from, void* to) {
-    ucontext_t here;
-    *from = &here;
-    swapcontext(&here, (ucontext_t*)to);
-}
-static void* fresh_stack(char* stack, void (*entry)()) {
-    ucontext_t* context = (ucontext_t*)stack;
-    getcontext(context);
-    context->uc_stack.ss_sp = stack + PAGE;
-    context->uc_stack.ss_size = STACK - PAGE;
-    makecontext(context, entry, 0);
-    return context;
-}
-#endif
-
 static void to_scheduler() {
     on_fibre = false;
     shim_switch(&running->stack_pointer, scheduler);
@@ -111,12 +61,6 @@ static void fail(const char* format, A... values) {
     if (!failed) snprintf(error, sizeof error, format, values...);
     failed = true;
     if (on_fibre) to_scheduler();  // and never back: the fibre is given up
-}
-
-static char* pages(size_t size) {
-    void* memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED) abort();
-    return (char*)memory;
 }
 
 // ---- workers ------------------------------------------------------------------------------------

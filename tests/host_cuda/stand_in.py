@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -27,6 +28,45 @@ class HostDevice:
     def numpy(self, values: Any) -> np.ndarray:
         """Return the values on the host."""
         return np.asarray(values)
+
+
+class CudaDevice:
+    """What `with host_cuda() as dev` gives on a GPU."""
+
+    def array(self, values: Any) -> Any:
+        """Copy to the GPU."""
+        import cupy
+
+        return cupy.asarray(values)
+
+    def numpy(self, values: Any) -> Any:
+        """Copy to the host."""
+        import cupy
+
+        return cupy.asnumpy(values)
+
+
+def launch_with_copies(real: Callable[..., None]) -> Callable[..., None]:
+    """Make a `launch` for tests that hand over NumPy arrays: copied to the GPU, run by `real`, copied back."""
+
+    def launch(stem: str, kernel: str, grid: Any, block: Any, args: Any, *, shared: int = 0) -> None:
+        import cupy
+
+        host = {(a.ctypes.data, a.nbytes): a for a in args if isinstance(a, np.ndarray)}  # one array may come twice
+        device = {key: cupy.asarray(array) for key, array in host.items()}
+        real(
+            stem,
+            kernel,
+            grid,
+            block,
+            [device[a.ctypes.data, a.nbytes] if isinstance(a, np.ndarray) else a for a in args],
+            shared=shared,
+        )
+        for key, array in host.items():
+            if array.flags.writeable:
+                array[...] = cupy.asnumpy(device[key])
+
+    return launch
 
 
 class HostModule(ModuleType):
@@ -73,6 +113,5 @@ def in_place_of_launch(launch: Callable[..., None], *, host_module: bool, dispat
                     undo.callback(setattr, module, name, old)
                     setattr(module, name, stand_in)
         if dispatch:
-            undo.callback(sys.modules.pop, "cupy")
-            sys.modules["cupy"] = xp
+            undo.enter_context(mock.patch.dict(sys.modules, {"cupy": xp}))
         yield

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from host_cuda.executor import ORDERS, HostExecutor, unit
+from host_cuda.stand_in import HostModule, launch_with_copies
 
 TOYS = Path(__file__).resolve().parent
 
@@ -262,3 +264,26 @@ def test_fixture_runs_all_orders(host_orders, request):
     with host_orders() as dev:
         if hasattr(dev, "executor"):
             assert dev.executor.order in request.node.name
+
+
+def test_copies_to_a_device_and_back(monkeypatch):
+    cupy = HostModule("cupy")
+    cupy.asarray = np.copy
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    x, y = np.arange(8, dtype=np.uint8), np.zeros(8, np.uint8)
+    launch = launch_with_copies(HostExecutor(folder=TOYS).launch)
+    launch("toy", "toy_scale", (1,), (8,), (x, y, np.int64(8), np.float32(2)))
+    assert y.tolist() == list(range(0, 16, 2))
+    launch("toy", "toy_scale", (1,), (8,), (y, y, np.int64(8), np.float32(0.5)))
+    assert y.tolist() == list(range(8))
+
+
+def test_dispatch_takes_numpy_for_cuda(host_cuda):
+    from figureground.kernels import arrays, background
+
+    views, masks = np.zeros((1, 3, 4, 4), np.uint8), np.zeros((1, 4, 4), np.uint8)
+    with host_cuda(dispatch=True) as dev:
+        background.composite_views(views, views, masks)
+    assert dev.executor.launched == ["background.background_composite16"]
+    assert not arrays.on_gpu("test", views=views)
+    assert not isinstance(sys.modules.get("cupy"), HostModule)

@@ -173,6 +173,7 @@ def run(rounds: int, seed: int, *, guard: bool = True, kinds: tuple[str, ...] = 
             [*command, "--rounds", str(count), "--seed", str(seed + done)],
             capture_output=True,
             text=True,
+            errors="replace",
             env=environment,
             timeout=600,
             check=False,

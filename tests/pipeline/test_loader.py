@@ -138,6 +138,27 @@ def test_formats_unpack_as_public_code_does(shards):
         assert isinstance(keys[0], str)
 
 
+def test_multi_crop_formats_unpack_as_public_code_does(shards):
+    with make(shards, recipes.swav(32, 16, 2), format="swav") as loader:
+        schedule = np.zeros(2 * len(loader))  # main_swav.py builds its schedule before training
+        for it, inputs in enumerate(loader):
+            schedule[it] = inputs[0].size(0)
+            assert [tuple(crop.shape[2:]) for crop in inputs] == [(32, 32)] * 2 + [(16, 16)] * 2
+    with make(shards, recipes.dino(32, 16, 3), format="dino") as loader:
+        images, _ = next(iter(loader))
+        assert len(images) == 5
+        assert torch.cat(images[:2]).shape == (16, 3, 32, 32)
+        assert torch.cat(images[2:]).shape == (24, 3, 16, 16)
+    with make(shards, format="lightly-train") as loader:
+        batch = next(iter(loader))
+        assert [m.shape[1:] for m in batch["masks"]] == [v.shape[2:] for v in batch["views"]]
+        assert len(batch["filename"]) == 8
+    with make(shards, recipes.swav(32, 16, 2), format="vissl") as loader:
+        batch = next(iter(loader))
+        assert len(batch["data"][0]) == 4
+        assert batch["label"][0].shape == batch["data_idx"][0].shape == batch["data_valid"][0].shape == (8,)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_dtypes_round_the_float32_views(shards, dtype):
     with make(shards) as a, make(shards, dtype=dtype) as b:

@@ -22,6 +22,36 @@ def test_simclr_has_its_papers_constants():
     assert view.jitter == recipes.Jitter(0.8, 0.8, 0.8, 0.2, 0.8)
 
 
+def test_asymmetric_recipes_have_their_papers_constants():
+    for name in ("byol", "moco_v3", "barlow_twins", "vicreg"):
+        first, second = recipes.PRESETS[name]().views
+        assert (first.blur.p, second.blur.p, first.solarize_p, second.solarize_p) == (1.0, 0.1, 0.0, 0.2)
+        assert first.jitter == second.jitter == recipes.Jitter(0.4, 0.4, 0.2, 0.1, 0.8)
+        assert first.crop.scale == (0.08, 1.0)
+
+
+def test_multi_crop_recipes_have_their_papers_constants():
+    swav, dino, dinov2 = recipes.swav(), recipes.dino(), recipes.dinov2()
+    assert [v.crop.size for v in swav.views] == [224] * 2 + [96] * 6
+    assert [v.crop.scale for v in swav.views] == [(0.14, 1.0)] * 2 + [(0.05, 0.14)] * 6
+    assert swav.std[0] == 0.228
+    assert [v.crop.scale for v in dino.views] == [(0.4, 1.0)] * 2 + [(0.05, 0.4)] * 8
+    assert [v.blur.p for v in dino.views[:3]] == [1.0, 0.1, 0.5]
+    assert [v.solarize_p for v in dino.views[:3]] == [0.0, 0.2, 0.0]
+    assert [v.crop.size for v in dinov2.views] == [224] * 2 + [98] * 8
+    assert [v.crop.scale for v in dinov2.views[1:3]] == [(0.32, 1.0), (0.05, 0.32)]
+    assert [v.background is not None for v in dino.with_background("swap").views] == [True] * 2 + [False] * 8
+
+
+def test_plain_recipes():
+    (view,) = recipes.mae().views
+    assert (view.crop.scale, view.flip_p, view.jitter) == ((0.2, 1.0), 0.5, None)
+    (view,) = recipes.eval().views
+    assert (view.crop.resize, view.crop.size, view.flip_p) == (256, 224, 0.0)
+    assert recipes.eval(96).views[0].crop.resize == 110
+    assert recipes.simsiam().views == recipes.moco_v2().views
+
+
 def test_background_goes_to_the_global_views_only():
     recipe = recipes.moco_v2()
     small = replace(recipe.views[0], crop=recipes.Crop(96, (0.05, 0.14)))

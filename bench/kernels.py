@@ -1,0 +1,170 @@
+"""Each kernel alone: time, images/s, GB/s and the share of the device's copy bandwidth.
+
+    python -m figureground.bench kernels [--device cpu|cuda] [--views 64] [--json PATH]
+
+The floor of a kernel is each input byte read once and each output byte written once; GB/s counts those bytes. On a GPU times are
+those of events, the L2 cache is overwritten before every repeat, and the copy bandwidth is measured in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from figureground.bench.harness import print_table, write_json
+from figureground.kernels.arrays import Ragged
+from figureground.kernels.background import composite_views
+from figureground.kernels.blur import gaussian_blur
+from figureground.kernels.color import jitter_color, solarize
+from figureground.kernels.normalize import normalize_views
+from figureground.kernels.resample import RENDER_DTYPE, render_views
+from figureground.kernels.saliency import METHODS, estimate_saliency
+from figureground.pipeline import recipes
+from figureground.pipeline.plan import draw_plan
+
+SOURCE, VIEW, MASK = (375, 500), 224, 112
+_FLUSH_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kernel call: `run` does it, `moved` bytes is its floor, `items` images or views it handles."""
+
+    run: Callable[[], Any]
+    moved: int
+    items: int
+
+
+def make_cases(xp: Any, count: int) -> dict[str, Case]:
+    """Return the cases on the device of `xp`, with `count` source images and views."""
+    rng = np.random.default_rng(0)
+    images = Ragged.from_arrays([xp.asarray(rng.integers(0, 256, (*SOURCE, 3), dtype=np.uint8)) for _ in range(count)])
+    masks = Ragged.from_arrays([xp.asarray(rng.integers(0, 256, (MASK, MASK), dtype=np.uint8)) for _ in range(count)])
+    recipe = recipes.moco_v2().with_background("swap")
+    plan = draw_plan(recipe, 0, seed=0, epoch=0, samples=np.arange(count), sizes=images.sizes)
+    rows = np.zeros(count, RENDER_DTYPE)
+    rows["image"], rows["mask"], rows["donor"], rows["box"], rows["clip"] = np.arange(count), -1, -1, plan["crop"], 1
+    swapped = rows.copy()
+    swapped["mask"], swapped["mode"] = np.arange(count), np.where(np.arange(count) % 5 == 0, 2, 0)
+    swapped["donor"] = np.where(swapped["mode"] == 2, (np.arange(count) + 1) % count, -1)
+    swapped["donor_box"] = rows["box"][(np.arange(count) + 1) % count]
+    views, _ = render_views(images, rows, (VIEW, VIEW))
+    out, view_masks = xp.empty_like(views), xp.asarray(rng.integers(0, 256, (count, VIEW, VIEW), dtype=np.uint8))
+    floats = {dtype: xp.empty(views.shape, dtype) for dtype in (np.float32, np.float16)}
+    small = views[:, :, : VIEW // 2, : VIEW // 2].copy()
+    order, sigma = np.tile(np.arange(4, dtype=np.uint8), (count, 1)), plan["blur_sigma"]
+    thresholds = np.full(count, 128, np.int32)
+    area = int((rows["box"][:, 2] * rows["box"][:, 3]).sum()) * 3
+    pixels, mask_bytes = views.size, MASK * MASK * count
+    donors = int((swapped["donor_box"][:, 2] * swapped["donor_box"][:, 3])[swapped["mode"] == 2].sum()) * 3
+    cases = {
+        "crop and resize": Case(lambda: render_views(images, rows, (VIEW, VIEW), out=out), area + pixels, count),
+        "the same, masks, swap p=0.2": Case(
+            lambda: render_views(images, swapped, (VIEW, VIEW), masks=masks, out=out, masks_out=view_masks),
+            area + donors + mask_bytes + pixels + pixels // 3,
+            count,
+        ),
+        "jitter, all four": Case(
+            lambda: jitter_color(views, factors=plan["jitter_factors"], order=order, out=out), 2 * pixels, count
+        ),
+        "blur, sigma 0.1..2": Case(lambda: gaussian_blur(views, sigma, out=out), 2 * pixels, count),
+        "solarize": Case(lambda: solarize(views, thresholds, out=out), 2 * pixels, count),
+        "composite": Case(lambda: composite_views(views, out, view_masks, out=out), 3 * pixels + pixels // 3, count),
+        "normalise to float32": Case(
+            lambda: normalize_views(views, recipe.mean, recipe.std, out=floats[np.float32]), 5 * pixels, count
+        ),
+        "normalise to float16": Case(
+            lambda: normalize_views(views, recipe.mean, recipe.std, dtype=np.float16, out=floats[np.float16]),
+            3 * pixels,
+            count,
+        ),
+    }
+    for method in METHODS:
+        cases[f"saliency {method}, {MASK} px"] = Case(
+            lambda method=method: estimate_saliency(small, method=method), small.size + small.size // 3, count
+        )
+    return cases
+
+
+def time_cpu(case: Case, repeats: int) -> list[float]:
+    """Return the thread's CPU milliseconds of each repeat."""
+    case.run()
+    times = []
+    for _ in range(repeats):
+        began = time.thread_time()
+        case.run()
+        times.append(1e3 * (time.thread_time() - began))
+    return times
+
+
+def time_cuda(case: Case, repeats: int) -> list[float]:
+    """Return the milliseconds between two events around each repeat, with a cold L2 cache. Not yet run on a GPU."""
+    import cupy
+
+    flush = cupy.empty(_FLUSH_BYTES, np.uint8)
+    case.run()
+    times = []
+    for _ in range(repeats):
+        flush.fill(0)
+        start, end = cupy.cuda.Event(), cupy.cuda.Event()
+        start.record()
+        case.run()
+        end.record()
+        end.synchronize()
+        times.append(float(cupy.cuda.get_elapsed_time(start, end)))
+    return times
+
+
+def copy_bandwidth(xp: Any, clock: Callable[[Case, int], list[float]]) -> float:
+    """Return the GB/s (bytes read plus bytes written) of a plain copy of 256 MB."""
+    source = xp.zeros(_FLUSH_BYTES, np.uint8)
+    target = xp.empty_like(source)
+
+    def copy() -> None:
+        target[...] = source
+
+    return 2 * _FLUSH_BYTES / (float(np.median(clock(Case(copy, 0, 1), 9))) * 1e6)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print the table, write the JSON; returns the exit code."""
+    parser = argparse.ArgumentParser("python -m figureground.bench kernels")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--views", type=int, help="views a call (default: 8 on the CPU, 512 on a GPU)")
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args(argv)
+    if args.device == "cuda":
+        import cupy as xp
+
+        clock = time_cuda
+    else:
+        xp, clock = np, time_cpu
+    bandwidth = copy_bandwidth(xp, clock)
+    print(f"copy bandwidth: {bandwidth:.1f} GB/s")
+    table: dict[str, dict[str, Any]] = {}
+    for name, case in make_cases(xp, args.views or (512 if args.device == "cuda" else 8)).items():
+        times = clock(case, args.repeats)
+        median = float(np.median(times))
+        rate = case.moved / (median * 1e6)
+        table[name] = {
+            "us_per_image": round(1e3 * median / case.items, 3),
+            "iqr_us": round(1e3 * float(np.subtract(*np.percentile(times, [75, 25]))) / case.items, 3),
+            "images_per_s": round(1e3 * case.items / median),
+            "gb_per_s": round(rate, 2),
+            "of_copy": round(rate / bandwidth, 3),
+        }
+    print_table(table, title=f"kernel ({args.device})")
+    write_json(args.json, {"device": args.device, "copy_gb_per_s": round(bandwidth, 1), "kernels": table})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

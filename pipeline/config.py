@@ -1,0 +1,265 @@
+"""What each view of a sample goes through: frozen dataclasses of distributions, never of draws (`plan` makes those).
+
+Presets are in `recipes`. Change one with `dataclasses.replace`, or with the `with_...` methods of `Recipe`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+BackgroundMode = Literal["remove", "random", "swap"]
+Fill = Literal["constant", "grey", "mean", "noise"]
+
+
+def _probability(owner: str, **values: float) -> None:
+    for name, value in values.items():
+        if not 0.0 <= value <= 1.0:
+            raise ValueError(f"{owner}: {name} must be in [0, 1], got {value}")
+
+
+def _range(owner: str, name: str, low_high: tuple[float, float], lowest: float, highest: float) -> None:
+    low, high = low_high
+    if not lowest <= low <= high <= highest:
+        raise ValueError(f"{owner}: {name} must be (low, high) within [{lowest}, {highest}], got {low_high}")
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Where a view looks: torchvision's RandomResizedCrop, or a resize and centre crop."""
+
+    size: int = 224
+    """Side of the square view [px]."""
+    scale: tuple[float, float] = (0.08, 1.0)
+    """Range of the crop's share of the image's area."""
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Range of the crop's width / height; drawn uniformly in its logarithm."""
+    resize: int = 0
+    """0: random crop. Else: the shorter side is resized to this many px and the centre `size` px are cut out."""
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"Crop: size must be at least 1 px, got {self.size}")
+        if self.resize and self.resize < self.size:
+            raise ValueError(f"Crop: resize must be 0 or at least size = {self.size} px, got {self.resize}")
+        _range("Crop", "scale", self.scale, 1e-6, 1.0)
+        _range("Crop", "ratio", self.ratio, 1e-3, 1e3)
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """torchvision's ColorJitter on 8-bit images, the four steps in a random order, applied with probability `p`."""
+
+    brightness: float = 0.4
+    """Factor range is [max(0, 1 - b), 1 + b]."""
+    contrast: float = 0.4
+    """As brightness."""
+    saturation: float = 0.4
+    """As brightness."""
+    hue: float = 0.1
+    """Shift range is [-h, h] turns, at most 0.5."""
+    p: float = 0.8
+    """Probability of the whole step."""
+
+    def __post_init__(self) -> None:
+        _probability("Jitter", p=self.p)
+        for name in ("brightness", "contrast", "saturation"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"Jitter: {name} must not be negative, got {getattr(self, name)}")
+        _range("Jitter", "hue", (self.hue, self.hue), 0.0, 0.5)
+
+
+@dataclass(frozen=True)
+class Blur:
+    """Gaussian blur with a standard deviation drawn uniformly."""
+
+    sigma: tuple[float, float] = (0.1, 2.0)
+    """Range of the standard deviation [px of the view]."""
+    p: float = 0.5
+    """Probability."""
+
+    def __post_init__(self) -> None:
+        _probability("Blur", p=self.p)
+        _range("Blur", "sigma", self.sigma, 0.0, 8.0)
+
+
+@dataclass(frozen=True)
+class Background:
+    """Background augmentation of a view (Ryali, Schwab and Morcos 2021: BG_RM, BG_Random, BG_Swaps).
+
+    The paper's exact probabilities and grey levels are not published in its abstract and no code was released; the range of
+    `p` (0.1 to 0.3; always-on hurts) is second-hand, so everything is a parameter.
+    """
+
+    mode: BackgroundMode = "swap"
+    """"remove": a fill; "random": another image; "swap": another image, a different one for each view, and one more
+    negative that shows the query's background with another image inside the query's figure."""
+    p: float = 0.2
+    """Probability, drawn for each view on its own."""
+    fill: Fill = "grey"
+    """For "remove": "constant" colour, one random "grey" level a view, the view's "mean" colour, or "noise"."""
+    color: tuple[int, int, int] = (124, 116, 104)
+    """For fill="constant": RGB, 0..255. The default is ImageNet's mean, that is zero after normalisation."""
+    min_area: float = 0.02
+    """A mask whose mean is below this share of the image leaves the image alone."""
+    max_area: float = 0.95
+    """A mask whose mean is above this share leaves the image alone: there is no background."""
+
+    def __post_init__(self) -> None:
+        _probability("Background", p=self.p, min_area=self.min_area, max_area=self.max_area)
+        if self.mode not in ("remove", "random", "swap"):
+            raise ValueError(f"Background: mode must be 'remove', 'random' or 'swap', got {self.mode!r}")
+        if self.fill not in ("constant", "grey", "mean", "noise"):
+            raise ValueError(f"Background: fill must be 'constant', 'grey', 'mean' or 'noise', got {self.fill!r}")
+        if len(self.color) != 3 or not all(0 <= c <= 255 for c in self.color):
+            raise ValueError(f"Background: color must be three values in 0..255, got {self.color}")
+        if self.min_area >= self.max_area:
+            raise ValueError(f"Background: min_area must be below max_area, got {self.min_area} and {self.max_area}")
+
+
+@dataclass(frozen=True)
+class View:
+    """One view: crop, flip, background, then colour jitter, grayscale, blur, solarize, in this order."""
+
+    crop: Crop = field(default_factory=Crop)
+    flip_p: float = 0.5
+    """Probability of a horizontal flip."""
+    jitter: Jitter | None = None
+    grayscale_p: float = 0.0
+    """Probability of grayscale (three equal channels)."""
+    blur: Blur | None = None
+    solarize_p: float = 0.0
+    """Probability of solarization."""
+    solarize_threshold: int = 128
+    """Values at or above it are inverted, 0..255."""
+    background: Background | None = None
+
+    def __post_init__(self) -> None:
+        _probability("View", flip_p=self.flip_p, grayscale_p=self.grayscale_p, solarize_p=self.solarize_p)
+        if not 0 <= self.solarize_threshold <= 256:
+            raise ValueError(f"View: solarize_threshold must be in 0..256, got {self.solarize_threshold}")
+
+
+StagePoint = Literal["composite", "color", "normalize"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A user's own kernel in a recipe; see `Recipe.with_stage`."""
+
+    function: Callable[[Any, Any], Any]
+    after: StagePoint = "composite"
+
+    def __post_init__(self) -> None:
+        if self.after not in ("composite", "color", "normalize"):
+            raise ValueError(f"Stage: after must be 'composite', 'color' or 'normalize', got {self.after!r}")
+        if not callable(self.function):
+            raise TypeError(f"Stage: function must be callable as f(views, rows), got {type(self.function).__name__}")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The views of a sample, its extra negatives and the normalisation."""
+
+    name: str
+    views: tuple[View, ...]
+    stages: tuple[Stage, ...] = ()
+    """Kernels of the user's own, run in this order at their points."""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Per channel, of values in [0, 1]."""
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        if not self.views:
+            raise ValueError("Recipe: views must hold at least one View, got none")
+        if min(self.std) <= 0:
+            raise ValueError(f"Recipe: std must be positive, got {self.std}")
+
+    @property
+    def uses_masks(self) -> bool:
+        """True if a view has a background augmentation."""
+        return any(view.background is not None for view in self.views)
+
+    @property
+    def swaps(self) -> bool:
+        """True if the first view swaps its background, so that a swap negative is made."""
+        first = self.views[0].background
+        return first is not None and first.mode == "swap"
+
+    def with_background(
+        self,
+        mode: BackgroundMode,
+        *,
+        p: float = 0.2,
+        fill: Fill = "grey",
+        color: tuple[int, int, int] = (124, 116, 104),
+        min_area: float = 0.02,
+        max_area: float = 0.95,
+        views: tuple[int, ...] | None = None,
+    ) -> Recipe:
+        """Return the recipe with a background augmentation on its global views.
+
+        Parameters
+        ----------
+        mode, p, fill, color, min_area, max_area
+            See `Background`.
+        views : tuple of int, optional
+            Which views; by default those of the largest crop size (the global crops).
+
+        Examples
+        --------
+        >>> Recipe("two", (View(), View())).with_background("swap", p=0.3).views[1].background.p
+        0.3
+        """
+        background = Background(mode, p, fill, color, min_area, max_area)
+        largest = max(view.crop.size for view in self.views)
+        chosen = views
+        if chosen is None:
+            chosen = tuple(i for i, view in enumerate(self.views) if view.crop.size == largest)
+        for i in chosen:
+            if not 0 <= i < len(self.views):
+                raise ValueError(f"with_background: views must be in 0..{len(self.views) - 1}, got {i}")
+        changed = tuple(replace(v, background=background) if i in chosen else v for i, v in enumerate(self.views))
+        return replace(self, views=changed)
+
+    def with_stage(self, function: Callable[[Any, Any], Any], *, after: StagePoint = "composite") -> Recipe:
+        """Return the recipe with a kernel of the user's own.
+
+        Parameters
+        ----------
+        function : callable (views, rows) -> views
+            Gets the planar views of some samples, (n, 3, S, S), on the recipe's device (NumPy, or CuPy on a GPU, current
+            stream set), and their plan rows, (n,) PLAN_DTYPE on the host. Returns an array of the same shape and dtype,
+            which may be the same one. It must treat each row on its own, without random state: `rows["seed"]` is a key
+            for each. A batch may come in several parts, from several threads.
+        after : {"composite", "color", "normalize"}
+            After crop, flip and background (uint8); after colour, blur and solarize (uint8); after normalisation (the
+            loader's dtype; bfloat16 as uint16 bit patterns).
+
+        Examples
+        --------
+        >>> inverted = Recipe("one", (View(),)).with_stage(lambda views, rows: 255 - views, after="color")
+        >>> len(inverted.stages)
+        1
+        """
+        return replace(self, stages=(*self.stages, Stage(function, after)))
+
+    def with_size(self, size: int) -> Recipe:
+        """Return the recipe with its global views `size` px wide; smaller crops shrink in proportion."""
+        largest = max(view.crop.size for view in self.views)
+        changed = tuple(
+            replace(v, crop=replace(v.crop, size=max(1, round(v.crop.size * size / largest)))) for v in self.views
+        )
+        return replace(self, views=changed)
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that differ between recipes that draw different views."""
+        stages = [(stage.after, stage.function.__module__, stage.function.__qualname__) for stage in self.stages]
+        drawn = asdict(replace(self, stages=()))
+        return hashlib.sha256(repr((drawn, stages)).encode()).hexdigest()[:16]

@@ -1,0 +1,203 @@
+"""Sidecars by a Ray cluster: an actor a worker, a shard a call.
+
+Shards and sidecars must have the same paths on all nodes (a shared file system). Actors keep decoder and kernels warm;
+the driver hands out one shard at a time, so a lost node costs the shards that it was at.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from figureground.shards.masks import sidecar_path
+
+from .masks_leftovers import remove_leftovers
+from .masks_work import OpenTask, ShardReport, Task, make_sidecar
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 0.3
+_OBJECT_STORE_BYTES = 100 * 2**20
+
+
+class ShardActor:
+    """Makes one shard's sidecar at a time, and tells meanwhile how far it is."""
+
+    def __init__(self, task: Task, out: str | None) -> None:
+        self._task, self._out = task, out
+        self._opened: OpenTask | None = None
+        self._done = 0
+
+    def make(self, shard: str) -> ShardReport:
+        """Make a sidecar."""
+        self._done = 0
+        self._opened = self._opened or self._task.open()
+        return make_sidecar(self._task, self._opened, shard, self._out, self._note)
+
+    def _note(self, done: int) -> None:
+        self._done = done
+
+    def done(self) -> int:
+        """Return how many samples of the shard are done; answers while `make` runs."""
+        return self._done
+
+    def pid(self) -> int:
+        """Return the process number."""
+        return os.getpid()
+
+
+@dataclass(frozen=True)
+class RayEngine:
+    """A Ray cluster that exists, or a local one for the time of the run."""
+
+    jobs: int = 1
+    """Actors: shards at a time."""
+    address: str | None = None
+    """Of the cluster: "auto", "ray://host:port", "host:port"; None starts a local one (or uses the one that this
+    process is connected to)."""
+    gpus_per_worker: float | None = None
+    """Share of a GPU an actor reserves; by default 1 for a task on a GPU."""
+    retries: int = 3
+    """How often a shard is made again whose actor was lost."""
+    watch: Callable[[list[Any]], None] | None = field(default=None, compare=False)
+    """Gets the actors when they change."""
+
+    def __post_init__(self) -> None:
+        if self.jobs < 1:
+            raise ValueError(f"RayEngine: jobs must be at least 1, got {self.jobs}")
+        if self.retries < 0:
+            raise ValueError(f"RayEngine: retries must not be negative, got {self.retries}")
+        if self.gpus_per_worker is not None and self.gpus_per_worker < 0:
+            raise ValueError(f"RayEngine: gpus_per_worker must not be negative, got {self.gpus_per_worker}")
+        _import_ray()
+
+    def run(
+        self, task: Task, shards: Sequence[str], out: str | None, progress: Callable[[int, int], None]
+    ) -> Iterator[ShardReport]:
+        """Yield a report for each shard, in the order in which they are finished."""
+        ray = _import_ray()
+        ours = not ray.is_initialized()
+        if ours:
+            self._connect(ray, task)
+        run = _Run(ray, self, task, [os.path.abspath(shard) for shard in shards], out and os.path.abspath(out))
+        try:
+            for report in run.reports(progress):
+                number = run.number_of[report.shard]
+                yield replace(report, shard=shards[number], sidecar=sidecar_path(shards[number], out))
+        finally:
+            run.stop()
+            if ours:
+                ray.shutdown()
+
+    def _connect(self, ray: Any, task: Task) -> None:
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if self.address is not None:
+            ray.init(address=self.address, **quiet)
+            return
+        ray.init(
+            num_cpus=self.jobs * _threads(task), object_store_memory=_OBJECT_STORE_BYTES, include_dashboard=False, **quiet
+        )  # fmt: skip
+
+    def resources(self, task: Task) -> dict[str, float]:
+        """Return what an actor reserves."""
+        gpu = getattr(task, "device", "cpu") != "cpu"
+        gpus = self.gpus_per_worker if self.gpus_per_worker is not None else float(gpu)
+        return {"num_cpus": _threads(task), "num_gpus": gpus}
+
+
+def _threads(task: Task) -> int:
+    return int(getattr(task, "threads", 1))
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise RuntimeError(
+            f"make_masks: engine='ray' needs Ray ({error}); install figureground[ray], or use engine='local'"
+        ) from error
+    return ray
+
+
+class _Run:
+    """The actors of a run, and who is at what."""
+
+    def __init__(self, ray: Any, engine: RayEngine, task: Task, shards: list[str], out: str | None) -> None:
+        self._ray, self._engine, self._shards, self._out = ray, engine, shards, out
+        self.number_of = {shard: number for number, shard in enumerate(shards)}
+        self._waiting = deque(range(len(shards)))
+        self._lost = [0] * len(shards)
+        self._task = ray.put(task)
+        # Two calls at a time: `make`, and `done` beside it.
+        self._class = ray.remote(ShardActor).options(max_concurrency=2, max_restarts=0, **engine.resources(task))
+        self._busy: dict[Any, tuple[Any, int]] = {}
+        self._asked: dict[Any, int] = {}
+        self._idle: list[Any] = []
+
+    def _actors(self) -> list[Any]:
+        return [*self._idle, *(actor for actor, _ in self._busy.values())]
+
+    def _hand_out(self) -> None:
+        while self._waiting and (self._idle or len(self._busy) < self._engine.jobs):
+            fresh = not self._idle
+            actor = self._class.remote(self._task, self._out) if fresh else self._idle.pop()
+            number = self._waiting.popleft()
+            self._busy[actor.make.remote(self._shards[number])] = (actor, number)
+            if fresh and self._engine.watch is not None:
+                self._engine.watch(self._actors())
+
+    def reports(self, progress: Callable[[int, int], None]) -> Iterator[ShardReport]:
+        self._hand_out()
+        while self._busy:
+            finished, _ = self._ray.wait(list(self._busy), num_returns=1, timeout=_POLL_S)
+            for call in finished:
+                report = self._take(call, progress)
+                if report is not None:
+                    yield report
+            self._ask(progress)
+            self._hand_out()
+
+    def _take(self, call: Any, progress: Callable[[int, int], None]) -> ShardReport | None:
+        actor, number = self._busy.pop(call)
+        shard = self._shards[number]
+        try:
+            report: ShardReport = self._ray.get(call)
+        except self._ray.exceptions.RayActorError:
+            self._lost[number] += 1
+            progress(number, 0)
+            sidecar = sidecar_path(shard, self._out)
+            remove_leftovers([sidecar])
+            if self._lost[number] <= self._engine.retries:
+                log.warning("%s: its Ray actor died; the shard is made again", shard)
+                self._waiting.appendleft(number)
+                return None
+            error = f"{shard}: its Ray actor died {self._lost[number]} times; look at the cluster's logs"
+            return ShardReport(shard, sidecar, "failed", error=error, attempts=self._lost[number])
+        except self._ray.exceptions.RayTaskError as error:
+            raise error.as_instanceof_cause() from None
+        self._idle.append(actor)
+        return replace(report, attempts=1 + self._lost[number])
+
+    def _ask(self, progress: Callable[[int, int], None]) -> None:
+        """Take the answers to the last questions, and ask each actor how far it is."""
+        answered, _ = self._ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0) if self._asked else ([], [])
+        for question in answered:
+            number = self._asked.pop(question)
+            try:
+                done = self._ray.get(question)
+            except self._ray.exceptions.RayError:  # the call of `make` says what happened
+                continue
+            if number in (n for _, n in self._busy.values()):
+                progress(number, done)
+        pending = set(self._asked.values())
+        for actor, number in self._busy.values():
+            if number not in pending:
+                self._asked[actor.done.remote()] = number
+
+    def stop(self) -> None:
+        for actor in self._actors():
+            self._ray.kill(actor)
