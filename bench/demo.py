@@ -46,7 +46,7 @@ def _stage(name: str, images: int | None = None) -> Iterator[None]:
 def _stream(shards: str, recipe: recipes.Recipe, device: str, batch_size: int, name: str) -> None:
     with Loader(shards, recipe, batch_size=batch_size, device=device, drop_last=False) as loader:
         for _ in loader:  # compiles the kernels, fills the caches
-            break
+            pass
         with _stage(f"{name}, 2 epochs", 2 * len(loader.dataset)):
             for epoch in range(2):
                 loader.set_epoch(epoch)
@@ -102,8 +102,17 @@ def run_demo(images: str | None, out: Path, *, device: str, batch_size: int, row
     return path
 
 
+def _of_each_class(shards: str, rows: int) -> list[int]:
+    """Choose samples of as many classes as there are rows."""
+    with Store(shards) as store:
+        targets = store.targets
+    _, first = np.unique(targets, return_index=True)
+    rest = np.setdiff1d(np.linspace(0, len(targets) - 1, min(4 * rows, len(targets))).astype(int), first)
+    return [int(i) for i in [*first[np.linspace(0, len(first) - 1, min(rows, len(first))).astype(int)], *rest][:rows]]
+
+
 def _groups(shards: str, count: int, rows: int, device: str) -> list[Group]:
-    samples = np.linspace(0, count - 1, min(rows, count)).astype(int).tolist()
+    samples = _of_each_class(shards, min(rows, count))
     base = recipes.moco_v2()
     groups = [source_group(shards, samples, None), views_group("MoCo-v2", shards, base, samples, device=device)]
     for mode, name in MODES:

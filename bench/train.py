@@ -1,6 +1,6 @@
 """A small MoCo-v2 (He et al. 2020; Chen et al. 2020) in torch alone, fed by the loader as main_moco.py is.
 
-python -m figureground.bench train --shards "demo/shards/*.tar" --device cpu --steps 30
+python -m figureground.bench train --shards "demo/shards/*.tar" --device cpu --steps 40
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Residual(nn.Module):
 class Encoder(nn.Module):
     """A small ResNet with MoCo-v2's two-layer head; unit vectors out, (B, dim)."""
 
-    def __init__(self, width: int = 24, dim: int = 64) -> None:
+    def __init__(self, width: int = 16, dim: int = 64) -> None:
         super().__init__()
         widths = [width, width, 2 * width, 4 * width]
         self.stem = block(3, width, 2)
@@ -56,8 +56,7 @@ class MoCo(nn.Module):
         super().__init__()
         self.query, self.momentum, self.temperature = Encoder(), momentum, temperature
         self.key = copy.deepcopy(self.query).requires_grad_(False)
-        self.register_buffer("queue", F.normalize(torch.randn(queue, 64), dim=1))
-        self.queue: Tensor
+        self.queue, self.limit = torch.empty(0, 64), queue
 
     def forward(self, q: Tensor, k: Tensor) -> Tensor:
         """Return the InfoNCE loss of a batch, and put its keys into the queue."""
@@ -66,8 +65,11 @@ class MoCo(nn.Module):
                 mine.lerp_(theirs, 1 - self.momentum)
             keys = self.key(k)
         queries = self.query(q)
-        logits = torch.cat([(queries * keys).sum(1, keepdim=True), queries @ self.queue.T], 1) / self.temperature
-        self.queue = torch.cat([keys, self.queue])[: len(self.queue)]
+        logits = (
+            torch.cat([(queries * keys).sum(1, keepdim=True), queries @ self.queue.T.to(q.device)], 1)
+            / self.temperature
+        )
+        self.queue = torch.cat([keys, self.queue.to(q.device)])[: self.limit]
         return F.cross_entropy(logits, logits.new_zeros(len(q), dtype=torch.long))
 
 
@@ -85,7 +87,7 @@ def batches(loader: Loader, steps: int) -> Iterator[list[Tensor]]:
 
 
 def train(loader: Loader, steps: int, *, device: str = "cpu", lr: float = 0.05, log_every: int = 5) -> list[float]:
-    """Train for some steps; returns the loss of each."""
+    """Train for some steps; returns the loss of each, once the queue is full."""
     torch.manual_seed(0)
     model, losses = MoCo(queue=4 * loader.batch_size).to(device), []
     optimizer = torch.optim.SGD(model.query.parameters(), lr, momentum=0.9, weight_decay=1e-4)
@@ -95,9 +97,10 @@ def train(loader: Loader, steps: int, *, device: str = "cpu", lr: float = 0.05, 
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(loss.item())
+        if step * loader.batch_size >= model.limit:  # before, the queue is not full and the loss has fewer terms
+            losses.append(loss.item())
         if step % log_every == 0 or step == steps - 1:
-            print(f"step {step:4d}  loss {losses[-1]:.4f}", flush=True)
+            print(f"step {step:4d}  loss {loss.item():.4f}", flush=True)
     return losses
 
 
@@ -106,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m figureground.bench train")
     parser.add_argument("--shards", required=True, nargs="+")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--size", type=int, default=96, help="side of the views [px] (default: 96)")
     args = parser.parse_args(argv)

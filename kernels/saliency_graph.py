@@ -26,7 +26,7 @@ F = np.float32
 _ONE, _HALF, _TINY = F(1), F(0.5), F(1e-3)
 _LIGHT_SCALE, _ROUGH_SCALE = F(0.4**0.5 / 2.55), F(1 / 15)  # lightness counts .4, since shading changes it most
 _USUAL_STEP, _LEAST_STEP = F(15), F(2)  # the mean Lab distance of adjacent cells is stretched to 15
-_REACH_COLOR, _REACH_PLACE = F(1 / (2 * 7.0**2)), F(1 / (2 * 0.5**2))
+_REACH_COLOR, _REACH_PLACE = F(1 / (2 * 6.0**2)), F(1 / (2 * 0.5**2))
 _LINK_COLOR, _LINK_FLOOR = F(1 / (2 * 8.0**2)), F(0.1)
 _CONTRAST_PLACE = F(1 / (2 * 0.4**2))
 _GROUND_WEIGHT, _SLOPE = F(4.5), F(15)
@@ -127,6 +127,12 @@ def _sum(values):  # type: ignore[no-untyped-def]
 def _add(to, values):  # type: ignore[no-untyped-def]
     for i in range(to.size):
         to[i] += values[i]
+
+
+@numba.njit(nogil=True, cache=True)
+def _add_scaled(weights, value, to):  # type: ignore[no-untyped-def]
+    for i in range(to.size):
+        to[i] += weights[i] * value
 
 
 @numba.njit(nogil=True, cache=True)
@@ -247,13 +253,13 @@ def _contrast(colors, at_y, at_x, ground, out):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def _links(colors, border, stencil, linked, floor, far_apart, near, across):  # type: ignore[no-untyped-def]
-    """Write the weights of the two rings, near (24, 256), and between border cells, across (60, 60)."""
+def _links(colors, border, stencil, linked, far_apart, near, across):  # type: ignore[no-untyped-def]
+    """Write the likeness of cells on the two rings, near (24, 256), and of border cells further apart, across (60, 60)."""
     l, a, b, r = colors[0], colors[1], colors[2], colors[3]  # noqa: E741
     for k in range(stencil.size):
         for i in range(CELLS):
             j = min(max(i + stencil[k], 0), CELLS - 1)
-            near[k, i] = _decay(_square_distance(l, a, b, r, i, j) * _LINK_COLOR) * linked[k, i] + floor[k, i]
+            near[k, i] = _decay(_square_distance(l, a, b, r, i, j) * _LINK_COLOR) * linked[k, i]
     for p in range(border.size):
         for q in range(border.size):
             square = _square_distance(l, a, b, r, border[p], border[q])
@@ -264,12 +270,6 @@ def _links(colors, border, stencil, linked, floor, far_apart, near, across):  # 
 def _add_product(weights, values, to):  # type: ignore[no-untyped-def]
     for i in range(to.size):
         to[i] += weights[i] * values[i]
-
-
-@numba.njit(nogil=True, cache=True)
-def _add_scaled(weights, value, to):  # type: ignore[no-untyped-def]
-    for i in range(to.size):
-        to[i] += weights[i] * value
 
 
 @numba.njit(nogil=True, cache=True)
@@ -286,6 +286,24 @@ def _pull(x, near, across, border, stencil, out):  # type: ignore[no-untyped-def
         _add_scaled(across[q], x[border[q]], edge)
     for p in range(border.size):
         out[border[p]] += edge[p]
+
+
+@numba.njit(nogil=True, cache=True)
+def _even_cues(near, stencil, cues):  # type: ignore[no-untyped-def]
+    """Average the cues of like neighbours, weight exp(-d^2 / (2 * 4^2)) = likeness^4, three times, in place."""
+    padded, weights, work = np.zeros(CELLS + 2 * _REACHES, F), np.ones(CELLS, F), np.empty(CELLS, F)
+    fourth = near * near
+    fourth *= fourth
+    for k in range(stencil.size):
+        _add(weights, fourth[k])
+    for _ in range(3):
+        work[:] = cues
+        padded[_REACHES : _REACHES + CELLS] = cues
+        for k in range(stencil.size):
+            first = _REACHES + stencil[k]
+            _add_product(fourth[k], padded[first : first + CELLS], work)
+        for i in range(CELLS):
+            cues[i] = work[i] / weights[i]
 
 
 @numba.njit(nogil=True, cache=True)
@@ -337,15 +355,14 @@ def _figure_weights(cues, prior, out):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def _cues(features, colors, ground, at_y, at_x, cue, out):  # type: ignore[no-untyped-def]
+def _cues(features, cue, out):  # type: ignore[no-untyped-def]
     out[:] = features[5]
-    if cue == 2:
-        _contrast(colors, at_y, at_x, ground, out)
     _stretch(out, F(4))
     if cue == 0:
         barrier = features[4].copy()
         _stretch(barrier, F(4))
         out += barrier
+    _stretch(out, _TINY)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -355,10 +372,14 @@ def _solve_images(features, cue, at_y, at_x, center, border, stencil, linked, fl
     prior, ones = np.empty(CELLS, F), np.ones(CELLS, F)
     for n in range(len(features)):
         _even_out(features[n], colors, stencil, linked)
+        _cues(features[n], cue, cues)
         _ground_weights(colors, at_y, at_x, border, ground)
-        _links(colors, border, stencil, linked, floor, far_apart, near, across)
+        if cue == 2:
+            _contrast(colors, at_y, at_x, ground, cues)
+        _links(colors, border, stencil, linked, far_apart, near, across)
+        _even_cues(near, stencil, cues)
+        _add(near.reshape(-1), floor.reshape(-1))
         _pull(ones, near, across, border, stencil, degree)
-        _cues(features[n], colors, ground, at_y, at_x, cue, cues)
         _figure_weights(cues, center, figure)
         x = figure / ((figure + ground) + _TINY)
         _minimise(figure, ground, degree, near, across, border, stencil, STEPS[0], x)
@@ -366,7 +387,7 @@ def _solve_images(features, cue, at_y, at_x, center, border, stencil, linked, fl
         _stretch(saliency, _TINY)
         _object_prior(saliency, at_y, at_x, prior)
         _stretch(cues, _TINY)
-        _figure_weights(cues + saliency, prior, figure)
+        _figure_weights((cues + cues) + saliency, prior, figure)
         _minimise(figure, ground, degree, near, across, border, stencil, STEPS[1], x)
         _stretch(x, _TINY)
         for i in range(CELLS):

@@ -6,6 +6,7 @@ Ctrl-C and the end of the process all drop the iterator, and its finalizer stops
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import queue
@@ -36,6 +37,16 @@ ARRAY_DTYPES: dict[torch.dtype, Any] = {
 """Kernels' names of the loader's dtypes."""
 _POLL_S = 0.1
 _WARN_BATCHES, _WARN_SHARE = 20, 0.1
+
+_LIVE: dict[threading.Thread, Callable[[], object]] = {}
+"""What stops each producer thread that runs."""
+
+
+@atexit.register
+def _stop_all() -> None:
+    """Stop the threads before DALI's own exit handler deletes its pipelines: handlers run in reverse order of registration."""
+    for stop in list(_LIVE.values()):
+        stop()
 
 
 class Engine:
@@ -154,8 +165,8 @@ class Epoch:
             name="figureground-loader",
             daemon=True,
         )
-        # At the end of the process this runs before daemon threads are frozen.
         self._finalizer = weakref.finalize(self, _stop_thread, thread, self._queue, stop)
+        _LIVE[thread] = self._finalizer
         thread.start()
 
     def __iter__(self) -> Epoch:
@@ -207,6 +218,7 @@ class Epoch:
 
 
 def _stop_thread(thread: threading.Thread, results: queue.Queue[Any], stop: threading.Event) -> None:
+    _LIVE.pop(thread, None)
     stop.set()
     while thread.is_alive():
         with contextlib.suppress(queue.Empty):

@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,10 +22,12 @@ from rich.text import Text
 from figureground.shards import ShardError, Store, expand
 from figureground.shards.masks import read_manifest, sidecar_is_valid, sidecar_path
 
+from .masks_bar import masks_bar
 from .masks_engines import Engine, make_engine
+from .masks_estimate import EstimateMasks
 from .masks_import import ImportMasks, surplus_files
 from .masks_leftovers import remove_leftovers
-from .masks_work import BINS, EMPTY_BELOW, FULL_ABOVE, EstimateMasks, ShardReport, Task, code_version, split_parameters
+from .masks_work import BINS, EMPTY_BELOW, FULL_ABOVE, ShardReport, Task, code_version, split_parameters
 
 Shards = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -246,7 +247,7 @@ def run_task(
     _check_conflicts([plan.conflict for plan in plans if plan.conflict])
     todo = [plan for plan in plans if plan.report is None]
     reports = {plan.shard: plan.report for plan in plans if plan.report is not None}
-    with _bar(progress, sum(plan.samples for plan in todo), len(plans) - len(todo), len(plans)) as bar:
+    with masks_bar(progress, sum(plan.samples for plan in todo), len(plans) - len(todo), len(plans)) as bar:
         running = engine.run(task, [plan.shard for plan in todo], folder, bar.note)
         number_of = {plan.shard: number for number, plan in enumerate(todo)}
         try:
@@ -285,12 +286,17 @@ def _plan(task: Task, shard: str, out: str | None, overwrite: bool) -> _Plan:
     there = {"method": manifest.method, "version": manifest.version, **settings}
     if there != asked:
         names = [name for name in {**there, **asked} if there.get(name) != asked.get(name)]
-        differing = ", ".join(f"{name} {there.get(name)!r}, asked for {asked.get(name)!r}" for name in names)
-        return _Plan(shard, samples, conflict=f"{sidecar}: was made otherwise ({differing})")
+        return _Plan(shard, samples, conflict=f"{sidecar}: was made otherwise ({_difference(names, there, asked)})")
     without = tuple((key, note) for key, note in result.get("without", ()))
     counts = {name: result.get(name, 0) for name in ("samples", "masks", "empty", "full")}
     histogram = tuple(result.get("histogram", (0,) * BINS))
     return _Plan(shard, samples, ShardReport(shard, sidecar, "kept", **counts, histogram=histogram, without=without))
+
+
+def _difference(names: Sequence[str], there: dict[str, Any], asked: dict[str, Any]) -> str:
+    short = [name for name in names if not isinstance({**there, **asked}[name], dict)]
+    values = [f"{name} {there.get(name)!r}, asked for {asked.get(name)!r}" for name in short]
+    return "; ".join([*values, *(f"other {name}" for name in names if name not in short)])
 
 
 def _check_conflicts(conflicts: list[str]) -> None:
@@ -307,40 +313,3 @@ def _check_names(paths: list[str], out: str | None) -> None:
         if sidecar in seen:
             raise ShardError(f"{path} and {seen[sidecar]} would both write {sidecar}; run them with one folder (--out) each")
         seen[sidecar] = path
-
-
-class _Rate(ProgressColumn):
-    """Images per second since the start."""
-
-    def render(self, task: BarTask) -> Text:
-        """Return the text of the column."""
-        speed = task.finished_speed or task.speed
-        return Text("- images/s" if speed is None else f"{speed:.0f} images/s", style="cyan")
-
-
-class _Bar:
-    def __init__(self, bar: Progress, task: Any, kept: int, shards: int) -> None:
-        self._bar, self._task, self._finished, self._shards = bar, task, kept, shards
-        self._done: dict[int, int] = {}
-        self._show()
-
-    def note(self, number: int, done: int) -> None:
-        """Take note that `done` samples of shard `number` are done."""
-        self._done[number] = done
-        self._bar.update(self._task, completed=sum(self._done.values()))
-
-    def finish(self, report: ShardReport, number: int) -> None:
-        """Take note of a finished shard."""
-        self._finished += 1
-        self.note(number, report.samples)
-        self._show()
-
-    def _show(self) -> None:
-        self._bar.update(self._task, description=f"{self._finished}/{self._shards} shards")
-
-
-@contextmanager
-def _bar(show: bool, samples: int, kept: int, shards: int) -> Iterator[_Bar]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not show, speed_estimate_period=60) as bar:
-        yield _Bar(bar, bar.add_task("", total=samples), kept, shards)

@@ -1,6 +1,6 @@
 """The masks of one shard: make them, count what came out, publish the sidecar.
 
-A task (`EstimateMasks` here, `ImportMasks` in masks_import.py) says how masks are made: it is small, frozen and travels to
+A task (`EstimateMasks`, `ImportMasks`) says how masks are made: it is small, frozen and travels to
 worker processes. Opened, it keeps its decoder and threads warm from shard to shard. What a sidecar holds depends on the
 task's method and parameters alone: not on batches, threads, engines or restarts.
 """
@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import chain
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from figureground.shards import ShardError, Store
-from figureground.shards.masks import Manifest, MaskWriter, encode_mask, sidecar_path
+from figureground.shards.masks import Manifest, MaskWriter, sidecar_path
 
 from .config import Background
 
@@ -32,7 +30,6 @@ BINS = 10
 NO_FILE = "no file"
 """Why an imported sample has no mask: there is none in the folder."""
 _DUPLICATE = "its key is not the only one of this name in the shard"
-_CHUNK = 8
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
@@ -225,113 +222,6 @@ def usable_samples(store: Store) -> tuple[list[int], list[Result]]:
     return [i for i, key in enumerate(keys) if times[key] == 1], [
         Result(store.key(i), None, 0.0, _DUPLICATE) for i in shared
     ]
-
-
-@dataclass(frozen=True)
-class EstimateMasks:
-    """Masks by a saliency method of the library."""
-
-    method: str = "fused"
-    """A key of `figureground.kernels.saliency.METHODS`."""
-    size: int = 112
-    """Side of the masks [px]."""
-    device: str = "cpu"
-    """"cpu", "cuda" or "cuda:1"."""
-    batch_size: int = 64
-    """Images decoded at a time."""
-    threads: int = 1
-    """CPU threads for decoding and, on the CPU, for the kernels."""
-    max_pixels: int = 2**27
-    """Images with more pixels count as undecodable."""
-
-    def __post_init__(self) -> None:
-        from figureground.kernels.saliency import METHODS
-
-        if self.method not in METHODS:
-            raise ValueError(f"make_masks: method must be one of {', '.join(METHODS)}, got {self.method!r}")
-        if not 16 <= self.size <= 1024:
-            raise ValueError(f"make_masks: size must be 16 to 1024 px, got {self.size}")
-        for name in ("batch_size", "threads", "max_pixels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"make_masks: {name} must be at least 1, got {getattr(self, name)}")
-        if self.device != "cpu" and re.fullmatch(r"cuda(:\d+)?", self.device) is None:
-            raise ValueError(f"make_masks: device must be 'cpu', 'cuda' or 'cuda:N', got {self.device!r}")
-
-    def parameters(self, store: Store) -> dict[str, Any]:
-        """Return what the masks depend on."""
-        return {"size": self.size, "max_pixels": self.max_pixels}
-
-    def open(self) -> OpenTask:
-        """Start the decoder."""
-        return _Estimator(self)
-
-
-class _Estimator:
-    """Decodes a batch ahead while it estimates masks and encodes them."""
-
-    def __init__(self, task: EstimateMasks) -> None:
-        from .decode import Decoder
-        from .device import make_device
-
-        self._task = task
-        self._device = make_device(task.device)
-        self._decoder = Decoder(
-            task.batch_size, device=task.device, threads=task.threads, max_pixels=task.max_pixels
-        )  # fmt: skip
-        self._pool = ThreadPoolExecutor(task.threads, "figureground-masks")
-
-    def close(self) -> None:
-        self._decoder.close()
-        self._pool.shutdown(cancel_futures=True)
-
-    def results(self, store: Store) -> Iterator[Sequence[Result]]:
-        samples, without = usable_samples(store)
-        step = self._task.batch_size
-        waiting: deque[list[int]] = deque()
-        try:
-            for first in range(0, len(samples), step):
-                batch = samples[first : first + step]
-                self._decoder.submit([store.image(i) for i in batch])
-                waiting.append(batch)
-                if len(waiting) == self._decoder.depth:
-                    yield self._finish(store, waiting.popleft())
-            while waiting:
-                yield self._finish(store, waiting.popleft())
-        finally:
-            for _ in waiting:  # stopped early: the next shard must not get these
-                self._decoder.collect()
-        yield without
-
-    def _finish(self, store: Store, batch: list[int]) -> list[Result]:
-        from figureground.kernels.arrays import Ragged
-
-        from .augment import estimate_masks
-
-        decoded = self._decoder.collect()
-        images, valid = decoded.images, np.flatnonzero(decoded.valid)
-
-        def estimate(rows: np.ndarray) -> Any:
-            chosen = Ragged(images.addresses[rows], images.sizes[rows], images.channels, images.owner, images.cuda)
-            return estimate_masks(chosen, method=self._task.method, size=self._task.size)
-
-        parts = [valid[first : first + _CHUNK] for first in range(0, len(valid), _CHUNK)]
-        if images.cuda and len(valid):
-            with self._device.producing():
-                masks = estimate(valid).get()
-            encoded = self._pool.map(lambda part: list(map(_encoded, part)), np.split(masks, range(_CHUNK, len(masks), _CHUNK)))
-        else:
-            encoded = self._pool.map(lambda rows: list(map(_encoded, estimate(rows))), parts)
-        made = dict(zip(valid.tolist(), chain.from_iterable(encoded), strict=True))
-        results = []
-        for row, sample in enumerate(batch):
-            png, area = made.get(row, (None, 0.0))
-            note = "no image" if store.image(sample).size == 0 else decoded.reasons[row] or ""
-            results.append(Result(store.key(sample), png, area, note))
-        return results
-
-
-def _encoded(mask: np.ndarray) -> tuple[bytes, float]:
-    return encode_mask(mask), mean_share(mask)
 
 
 def mean_share(mask: np.ndarray) -> float:

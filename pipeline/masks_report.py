@@ -1,0 +1,275 @@
+"""A page to look through masks: one HTML file with everything in it.
+
+A thumbnail (JPEG) and a small copy of its mask are embedded for each image; the page draws the outline at any threshold,
+sorts, filters and counts. It needs no server and no network.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib import resources
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+
+from figureground.shards import MaskStore, ShardError, Store
+from figureground.shards.files import publish
+from figureground.shards.masks import read_manifest
+
+from .masks_estimate import EstimateMasks, Estimator
+from .masks_work import EMPTY_BELOW, FULL_ABOVE, mean_share
+
+_SIDE = 56
+"""Side of the embedded masks [px]."""
+_THUMB = 128
+_QUALITY = 80
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image of the page."""
+
+    key: str
+    shard: int
+    width: int
+    height: int
+    photo: str
+    """Base64 of a JPEG; empty if the image cannot be decoded."""
+    mask: str | None
+    """Base64 of the deflated mask, (56, 56) uint8; None without a mask."""
+    other: str | None
+    """The mask of the other method."""
+    area: float | None
+    """Share of the figure, 0..1."""
+    confidence: float | None
+    disagreement: float | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class PageSummary:
+    """What `write_page` wrote."""
+
+    path: str
+    images: int
+    samples: int
+    masks: int
+    size_bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.images} of {self.samples} images, {self.masks} with a mask, {self.size_bytes / 1e6:.1f} MB"
+
+
+def mask_confidence(mask: np.ndarray) -> float:
+    """Measure how bimodal a soft mask is.
+
+    Parameters
+    ----------
+    mask : (H, W) uint8
+
+    Returns
+    -------
+    float
+        Variance over the greatest one that a mask of this mean can have, mean * (1 - mean): 1 where all values are 0 or
+        255, 0 where all are equal.
+
+    Examples
+    --------
+    >>> mask_confidence(np.array([[0, 255]], np.uint8)), mask_confidence(np.array([[96, 160]], np.uint8))
+    (1.0, 0.063)
+    """
+    share = mask.astype(np.float64) / 255
+    mean = float(share.mean())
+    return round(float(share.var()) / (mean * (1 - mean)), 4) if 0 < mean < 1 else 0.0
+
+
+def mask_disagreement(mask: np.ndarray, other: np.ndarray) -> float:
+    """Measure how much two soft masks differ: 1 - sum(min) / sum(max), 0 (equal) to 1 (disjoint).
+
+    Parameters
+    ----------
+    mask : (H, W) uint8
+    other : (h, w) uint8
+        Resized to the first one's size.
+
+    Examples
+    --------
+    >>> left, all_of_it = np.array([[255, 0]], np.uint8), np.array([[255, 255]], np.uint8)
+    >>> mask_disagreement(left, all_of_it), mask_disagreement(left, 255 - left)
+    (0.5, 1.0)
+    """
+    same = _resized(other, mask.shape[1], mask.shape[0])
+    most = int(np.maximum(mask, same).sum(dtype=np.int64))
+    return round(1 - int(np.minimum(mask, same).sum(dtype=np.int64)) / most, 4) if most else 0.0
+
+
+def write_page(
+    shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    masks_dir: str | os.PathLike[str] | None = None,
+    limit: int = 2000,
+    compare: str | None = None,
+    device: str = "cpu",
+    title: str | None = None,
+) -> PageSummary:
+    """Write the page.
+
+    Parameters
+    ----------
+    shards : str, path or sequence of these
+        As for `figureground.shards.expand`.
+    out : path
+        The HTML file.
+    masks_dir : path, optional
+        Folder of the sidecars; by default they lie beside their shards.
+    limit : int
+        Images at most; of more, every n-th is taken.
+    compare : str, optional
+        A saliency method to compare with, or a folder of other sidecars.
+    device : str
+        Where that method runs.
+    title : str, optional
+
+    Returns
+    -------
+    PageSummary
+
+    Raises
+    ------
+    ShardError
+        If shards or sidecars cannot be read, or there is no sidecar at all.
+    ValueError
+        If `limit` or `compare` is not legal.
+    RuntimeError
+        If the device is not there.
+    """
+    if limit < 1:
+        raise ValueError(f"write_page: limit must be at least 1, got {limit}")
+    with Store(shards) as store, MaskStore(store, masks_dir) as masks:
+        manifests = [read_manifest(path) for path in masks.sidecars if os.path.exists(path)]
+        if not manifests:
+            raise ShardError(f"{masks.sidecars[0]}: no shard has a sidecar there; run 'figureground masks' or name its folder")
+        samples = spread(len(store), limit)
+        others = _other_masks(store, samples, compare, device)
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            items = list(pool.map(lambda pair: _item(store, masks, *pair), zip(samples, others, strict=True)))
+        methods = Counter(manifest.method for manifest in manifests)
+        document = {
+            "title": title or "Masks",
+            "about": _about(store, len(samples), methods, masks),
+            "method": " + ".join(methods),
+            "compare": _name(compare),
+            "side": _SIDE,
+            "empty_below": EMPTY_BELOW,
+            "full_above": FULL_ABOVE,
+            "shards": [os.path.basename(path) for path in store.shards],
+            "items": [asdict(item) for item in items],
+        }
+        total = len(store)
+    page = _fill(document)
+    path = os.fspath(out)
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    with publish(path) as file:
+        file.write(page)
+    return PageSummary(path, len(items), total, sum(item.area is not None for item in items), len(page))
+
+
+def spread(count: int, limit: int) -> list[int]:
+    """Choose at most `limit` of `count` numbers, evenly.
+
+    Examples
+    --------
+    >>> spread(10, 4), spread(2, 4)
+    ([0, 2, 5, 7], [0, 1])
+    """
+    return list(range(count)) if count <= limit else [i * count // limit for i in range(limit)]
+
+
+def _about(store: Store, shown: int, methods: Iterable[str], masks: MaskStore) -> str:
+    present = int(masks.present.sum())
+    some = f"{shown:,} of {len(store):,} images" if shown < len(store) else f"{len(store):,} images"
+    where = os.path.basename(os.path.dirname(store.shards[0])) or store.shards[0]
+    return f"{some} in {len(store.shards):,} shards of {where}; {present:,} masks by {', '.join(methods)}"
+
+
+def _name(compare: str | None) -> str | None:
+    return os.path.basename(os.path.normpath(compare)) if compare is not None and os.path.isdir(compare) else compare
+
+
+def _fill(document: dict[str, Any]) -> bytes:
+    template = resources.files("figureground.pipeline").joinpath("masks_report.html").read_text("utf-8")
+    # No "<" in the data: no text of a key can end the script element.
+    return template.replace("__DATA__", json.dumps(document).replace("<", "\\u003c")).encode()
+
+
+def _other_masks(store: Store, samples: list[int], compare: str | None, device: str) -> list[np.ndarray | None]:
+    if compare is None:
+        return [None] * len(samples)
+    if os.path.isdir(compare):
+        with MaskStore(store, compare) as masks:
+            return [_decoded(masks.mask(sample)) for sample in samples]
+    estimator = Estimator(EstimateMasks(compare, device=device, threads=len(os.sched_getaffinity(0))))
+    try:
+        results = [result for batch in estimator.estimates(store, samples) for result in batch]
+    finally:
+        estimator.close()
+    return [_decoded(np.frombuffer(result.png, np.uint8)) if result.png else None for result in results]
+
+
+def _item(store: Store, masks: MaskStore, sample: int, other: np.ndarray | None) -> Item:
+    png = masks.mask(sample)
+    mask = _decoded(png)
+    photo, width, height, note = _thumbnail(store.image(sample))
+    if mask is None and png is not None:
+        note = "its mask is damaged"
+    compared = mask is not None and other is not None
+    return Item(
+        store.key(sample), store.shard_of(sample), width, height, photo,
+        None if mask is None else _embedded(mask),
+        None if other is None else _embedded(other),
+        None if mask is None else round(mean_share(mask), 5),
+        None if mask is None else mask_confidence(mask),
+        mask_disagreement(mask, other) if compared and mask is not None and other is not None else None,
+        note,
+    )  # fmt: skip
+
+
+def _thumbnail(data: np.ndarray) -> tuple[str, int, int, str]:
+    """Return the JPEG, its width and height, and what is wrong with the image."""
+    try:
+        with Image.open(io.BytesIO(data.tobytes())) as image:
+            image.draft("RGB", (2 * _THUMB, 2 * _THUMB))
+            small = ImageOps.exif_transpose(image).convert("RGB")
+    except _DAMAGED:
+        return "", 1, 1, "the image cannot be decoded" if data.size else "no image"
+    small.thumbnail((_THUMB, _THUMB), Image.Resampling.BICUBIC)
+    stream = io.BytesIO()
+    small.save(stream, "JPEG", quality=_QUALITY)
+    return base64.b64encode(stream.getvalue()).decode(), small.width, small.height, ""
+
+
+def _decoded(png: np.ndarray | None) -> np.ndarray | None:
+    return None if png is None else cv2.imdecode(png, cv2.IMREAD_GRAYSCALE)
+
+
+def _resized(mask: np.ndarray, width: int, height: int) -> np.ndarray:
+    if mask.shape == (height, width):
+        return mask
+    shrinks = mask.shape[0] >= height and mask.shape[1] >= width
+    return cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def _embedded(mask: np.ndarray) -> str:
+    return base64.b64encode(zlib.compress(_resized(mask, _SIDE, _SIDE).tobytes(), 9)).decode()

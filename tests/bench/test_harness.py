@@ -1,0 +1,38 @@
+"""Measuring and reporting."""
+
+from __future__ import annotations
+
+import json
+
+from figureground.bench import __main__ as door
+from figureground.bench.harness import Timing, machine, measure, print_table, write_json
+
+
+def test_cases_take_turns():
+    calls = []
+    timings = measure({"a": lambda: calls.append("a") or 2, "b": lambda: calls.append("b") or 1}, rounds=2, warm_up=1)
+    assert calls == ["a", "b"] * 3
+    assert all(len(t.wall_ms) == len(t.cpu_ms) == 2 for t in timings.values())
+
+
+def test_summary_is_of_medians():
+    assert Timing([1.0, 2.0, 9.0], [4.0, 4.0, 5.0]).summary() == {
+        "wall_ms": 2.0, "cpu_ms": 4.0, "cpu_ms_iqr": 0.5, "images_per_s": 500.0,
+    }  # fmt: skip
+
+
+def test_results_carry_their_machine(tmp_path, capsys):
+    write_json(tmp_path / "deep" / "r.json", {"x": 1})
+    document = json.loads((tmp_path / "deep" / "r.json").read_text())
+    assert document["x"] == 1
+    assert document["machine"]["cores"] >= 1
+    assert document["machine"].keys() == machine().keys()
+    write_json(None, {"x": 1})
+    print_table({"row": {"a": 1, "b": 2}, "other": {"b": 3}}, title="t")
+    assert capsys.readouterr().out.splitlines()[2].split() == ["other", "3"]
+
+
+def test_unknown_verbs_are_listed(capsys):
+    assert door.main(["nonsense"]) == 2
+    err = capsys.readouterr().err
+    assert all(verb in err for verb in door.VERBS)
