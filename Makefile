@@ -17,7 +17,7 @@ IMAGES ?=
 SHARDS ?=
 BATCH ?= 64
 
-.PHONY: help setup tree demo test test-gpu bench lint types clean
+.PHONY: help setup tree demo test test-gpu sanitize bench lint types clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
@@ -42,6 +42,10 @@ test: setup tree  ## all tests that need no GPU
 
 test-gpu: setup tree  ## the tests on a GPU
 	$(PY) -m pytest --device cuda -m gpu
+
+sanitize: setup tree  ## compute-sanitizer (memcheck, racecheck, initcheck) on the kernel tests, on a GPU
+	for tool in memcheck racecheck initcheck; do compute-sanitizer --tool $$tool --error-exitcode 9 $(PY) -m pytest \
+		--device cuda -m gpu -q tests/kernels || exit; done
 
 bench: setup  ## throughput of each stage and end to end  [DEVICE=cpu|cuda SHARDS=... BATCH=...]
 	$(PY) -m figureground.bench throughput --device $(DEVICE) --batch-size $(BATCH) $(if $(SHARDS),--shards "$(SHARDS)")

@@ -16,6 +16,7 @@ VERBS = {
     "throughput": "images/s and CPU ms of each stage and end to end",
     "kernels": "each kernel alone: time, GB/s, share of the copy bandwidth",
     "saliency": "quality and cost of the saliency methods against true masks",
+    "soak": "long runs, many cycles, signals: what grows, what stays behind",
     "train": "a few steps of MoCo-v2 on shards",
 }
 

@@ -17,6 +17,13 @@ static __device__ __forceinline__ int draws_below(unsigned long long key, unsign
     return (int)(((unsigned long long)draws_draw(key, i) * (unsigned int)bound) >> 24);
 }
 
+// The finaliser of MurmurHash3.
+static __device__ __forceinline__ unsigned int draws_scramble32(unsigned int x) {
+    x = (x ^ (x >> 16)) * 0x85EBCA6Bu;
+    x = (x ^ (x >> 13)) * 0xC2B2AE35u;
+    return x ^ (x >> 16);
+}
+
 // Put `wanted` of `count` items in front, in random order: the first steps of Fisher and Yates.
 static __device__ void draws_choose_first(short* items, int count, int wanted, unsigned long long key,
                                           unsigned int first_draw) {

@@ -51,6 +51,14 @@ def choose_first(items, start, count, wanted, key, first_draw):  # type: ignore[
         items[start + j] = held
 
 
+@numba.njit(nogil=True, cache=True)
+def scramble32(x):  # type: ignore[no-untyped-def]
+    """Return the finaliser of MurmurHash3 of a uint32: cheap noise, many lanes at a time."""
+    x = np.uint32((x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B))
+    x = np.uint32((x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35))
+    return np.uint32(x ^ (x >> np.uint32(16)))
+
+
 def keys_of(function: str, seeds: np.ndarray, count: int, purpose: int) -> np.ndarray:
     """Check seeds and hash each with a purpose.
 
@@ -75,7 +83,7 @@ def keys_of(function: str, seeds: np.ndarray, count: int, purpose: int) -> np.nd
     Examples
     --------
     >>> keys_of("shuffle_patches", np.array([1, 1, 2], np.uint64), 3, SHUFFLE) % np.uint64(1000)
-    array([860, 860, 287], dtype=uint64)
+    array([705, 705, 322], dtype=uint64)
     """
     if not isinstance(seeds, np.ndarray) or seeds.shape != (count,) or seeds.dtype != np.uint64:
         got = f"{seeds.shape} {seeds.dtype}" if isinstance(seeds, np.ndarray) else type(seeds).__name__

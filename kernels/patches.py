@@ -15,7 +15,7 @@ import numba
 import numpy as np
 
 from .arrays import aligned, array_module, on_gpu
-from .draws import MIX, SHUFFLE, choose_first, chosen_of, draw_below, keys_of
+from .draws import MIX, SHUFFLE, choose_first, chosen_of, keys_of
 from .launch import launch
 from .moves import cell_sums, move_block, move_bytes
 from .planar import check_contiguous, check_plane, check_views, output_like
@@ -80,10 +80,10 @@ def shuffle_patches(
     >>> views = np.arange(4, dtype=np.uint8).reshape(1, 1, 2, 2).repeat(3, 1)
     >>> shuffled, permutation = shuffle_patches(views, seeds=np.array([5], np.uint64), grid=2)
     >>> permutation
-    array([[0, 3, 1, 2]], dtype=int16)
+    array([[3, 2, 1, 0]], dtype=int16)
     >>> shuffled[0, 0]
-    array([[0, 3],
-           [1, 2]], dtype=uint8)
+    array([[3, 2],
+           [1, 0]], dtype=uint8)
     """
     gpu = on_gpu("shuffle_patches", views=views, masks=masks, out=out)
     count, height, width = check_views("shuffle_patches", views)
@@ -194,11 +194,11 @@ def mix_patches(views: Any, *, seeds: np.ndarray, group: int = 2, patch: int = 1
     >>> views = np.array([10, 20], np.uint8).reshape(2, 1, 1, 1).repeat(3, 1).repeat(4, 3)
     >>> mixed, source = mix_patches(views, seeds=np.array([3], np.uint64), patch=1)
     >>> source
-    array([[0, 1, 0, 0],
-           [1, 0, 1, 1]], dtype=int8)
+    array([[1, 0, 0, 1],
+           [0, 1, 1, 0]], dtype=int8)
     >>> mixed[:, 0, 0]
-    array([[10, 20, 10, 10],
-           [20, 10, 20, 20]], dtype=uint8)
+    array([[20, 10, 10, 20],
+           [10, 20, 20, 10]], dtype=uint8)
     """
     gpu = on_gpu("mix_patches", views=views, out=out)
     count, height, width = check_views("mix_patches", views)
@@ -225,7 +225,14 @@ def _check_grid(function: str, grid: int, height: int, width: int) -> None:
 
 
 def _cpu_draw(
-    views: np.ndarray, keys: np.ndarray, chosen: np.ndarray, masks: Any, region: int, fraction: float, grid: int, cell: Any
+    views: np.ndarray,
+    keys: np.ndarray,
+    chosen: np.ndarray,
+    masks: Any,
+    region: int,
+    fraction: float,
+    grid: int,
+    cell: Any,
 ) -> np.ndarray:
     permutation = np.empty((len(views), grid * grid), np.int16)
     if masks is None:

@@ -16,7 +16,8 @@ from typing import Any
 import numba
 import numpy as np
 
-from .arrays import on_gpu
+from .arrays import array_module, on_gpu, table_on
+from .launch import launch
 from .saliency_cells import CELLS, GRID
 
 CUES = ("barrier", "border", "contrast")
@@ -90,6 +91,16 @@ def cell_saliency(features: Any, *, cue: str = "barrier") -> Any:
     if on_gpu("cell_saliency", features=features):
         return _cuda(features, CUES.index(cue))
     return _cpu(features, CUES.index(cue))
+
+
+_CONSTANTS = np.array(
+    [
+        _LIGHT_SCALE, _ROUGH_SCALE, _USUAL_STEP, _LEAST_STEP, _REACH_COLOR, _REACH_PLACE, _LINK_COLOR, _LINK_FLOOR,
+        _CONTRAST_PLACE, _GROUND_WEIGHT, _SLOPE, _OBJECT_SCALE, _LEAST_SIGMA, _MOST_SIGMA, _TINY,
+    ],
+    F,
+)  # fmt: skip
+"""What `struct Constants` of saliency_graph.cu holds."""
 
 
 def _cpu(features: np.ndarray, cue: int) -> np.ndarray:
@@ -392,3 +403,13 @@ def _solve_images(features, cue, at_y, at_x, center, border, stencil, linked, fl
         _stretch(x, _TINY)
         for i in range(CELLS):
             out[n, i] = np.uint8(np.int32(x[i] * F(255) + _HALF))
+
+
+def _cuda(features: Any, cue: int) -> Any:
+    """One block per image, one thread per cell."""
+    xp = array_module(features)
+    out = xp.empty((len(features), CELLS), np.uint8)
+    if len(features):
+        args = (features, table_on(xp, _CONSTANTS), xp.asarray(_CENTER), np.int32(cue), *map(np.int32, STEPS), out)
+        launch("saliency_graph", "saliency_graph_solve", (len(features),), (CELLS,), args)
+    return out

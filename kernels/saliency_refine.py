@@ -277,3 +277,25 @@ def _smooth(image, fitted, rows, edge, smooth, field):  # type: ignore[no-untype
             edge[RADIUS + width :] = row[width - 1]
             _seven(edge, smooth[k * _PITCH : k * _PITCH + width])
         _apply(smooth, image[0, y], image[1, y], image[2, y], field[y])
+
+
+def _cuda(images: Any, maps: Any) -> Any:
+    """Two launches over tiles for the filter, one over images for the logistic (in saliency_graph.cu, beside Otsu)."""
+    xp = array_module(maps)
+    count, height, width = maps.shape
+    models, field = xp.empty((count, height, width, 4), F), xp.empty((count, height, width), F)
+    if maps.size:
+        grid, block = (-(-width // 32), -(-height // 8), count), (32, 8)
+        size = (np.int32(height), np.int32(width))
+        launch("saliency_refine", "saliency_refine_fit", grid, block, (images, maps, models, *size, _EPS))
+        launch("saliency_refine", "saliency_refine_apply", grid, block, (images, models, field, *size, F(1.0 / _AREA)))
+    return _sharpen_cuda(field)
+
+
+def _sharpen_cuda(field: Any) -> Any:
+    xp = array_module(field)
+    out = xp.empty(field.shape, np.uint8)
+    if out.size:
+        args = (field, out, np.int32(out[0].size), SLOPE)
+        launch("saliency_graph", "saliency_graph_sharpen", (len(field),), (256,), args)
+    return out

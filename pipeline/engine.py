@@ -69,8 +69,9 @@ class Engine:
         self._dtype, self._channels_last = dtype, channels_last
         self.seconds = assembler.seconds
         self.counts = {"batches": 0, "samples": 0}
-        self.waited_s = 0.0
-        self.full_s = 0.0
+        self.waited_s, self.full_s = 0.0, 0.0
+        self.warned = False
+        """Has the trainer been told that it waits for data? Once is enough."""
 
     def make(self, assembled: Assembled) -> dict[str, Any]:
         """Turn an assembled batch into tensors."""
@@ -155,7 +156,7 @@ class Epoch:
         self._engine, self._form, self._note = engine, form, note
         self._epoch, self._start = epoch, start
         self._batches = engine.assembler.split.batches(start)
-        self._taken, self._over, self._warned = 0, False, False
+        self._taken, self._over = 0, False
         self._began, self._waited_s = 0.0, 0.0
         self._queue: queue.Queue[Any] = queue.Queue(prefetch)
         stop = threading.Event()
@@ -205,8 +206,8 @@ class Epoch:
             return
         self._waited_s += waited
         share = self._waited_s / max(time.perf_counter() - self._began, 1e-9)
-        if not self._warned and self._taken >= _WARN_BATCHES and share > _WARN_SHARE:
-            self._warned = True
+        if not engine.warned and self._taken >= _WARN_BATCHES and share > _WARN_SHARE:
+            engine.warned = True
             log.warning(
                 "the trainer waited for data %.0f %% of the time; %s", 100 * share, engine.stats()["bottleneck"]
             )

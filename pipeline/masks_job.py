@@ -14,11 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Task as BarTask
-from rich.text import Text
-
 from figureground.shards import ShardError, Store, expand
 from figureground.shards.masks import read_manifest, sidecar_is_valid, sidecar_path
 

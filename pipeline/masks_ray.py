@@ -79,6 +79,8 @@ class RayEngine:
         self, task: Task, shards: Sequence[str], out: str | None, progress: Callable[[int, int], None]
     ) -> Iterator[ShardReport]:
         """Yield a report for each shard, in the order in which they are finished."""
+        if not shards:
+            return
         ray = _import_ray()
         ours = not ray.is_initialized()
         if ours:

@@ -1,0 +1,33 @@
+"""Temporary files of killed jobs: ours go, all others stay."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+from figureground.pipeline.masks_leftovers import remove_leftovers
+
+
+def test_only_ours_and_only_of_dead_writers(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    parent = os.getppid()
+    ours = [f".a.masks.tar.{gone.pid}-0123abcd.tmp", f".a.masks.idx.{gone.pid}-0123abcd.tmp"]
+    mine = [f".a.masks.tar.{os.getpid()}-00000000.tmp"]
+    old = [f".a.masks.tar.{parent}-11111111.tmp"]
+    others = [
+        f".a.masks.tar.{parent}-22222222.tmp", f".b.masks.tar.{gone.pid}-0123abcd.tmp", "a.masks.tar", ".a.masks.tar.tmp",
+        f"a.masks.tar.{gone.pid}-0123abcd.tmp", f".a.masks.tar.{gone.pid}-0123ABCD.tmp",
+    ]  # fmt: skip
+    for name in ours + mine + old + others:
+        (tmp_path / name).touch()
+    os.utime(tmp_path / old[0], (time.time() - 7200,) * 2)
+    removed = remove_leftovers([str(tmp_path / "a.masks.tar")])
+    assert sorted(map(os.path.basename, removed)) == sorted(ours + mine + old)
+    assert sorted(os.listdir(tmp_path)) == sorted(others)
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    assert remove_leftovers([str(tmp_path / "no" / "a.masks.tar")]) == []
