@@ -14,6 +14,7 @@ import sys
 VERBS = {
     "demo": "photographs to shards, masks, views and a contact sheet",
     "throughput": "images/s and CPU ms of each stage and end to end",
+    "peers": "ours and other loaders, same shards and augmentations",
     "kernels": "each kernel alone: time, GB/s, share of the copy bandwidth",
     "saliency": "quality and cost of the saliency methods against true masks",
     "soak": "long runs, many cycles, signals: what grows, what stays behind",

@@ -210,7 +210,7 @@ def _noise_plane(key, c, plane):  # type: ignore[no-untyped-def]
         h = scramble32(np.uint32(scramble32(np.uint32(first + i) ^ low) + high))
         s = (h & byte) + ((h >> np.uint32(8)) & byte) + ((h >> np.uint32(16)) & byte) + (h >> np.uint32(24))
         value = np.int32(mean + np.int32(np.int32(s) - np.int32(510)) * gain + np.int32(512)) >> np.int32(10)
-        plane[i] = np.uint8(min(max(value, 0), 255))
+        plane[i] = min(max(value, 0), 255)
 
 
 def _cuda_cover(keys: np.ndarray, targets: np.ndarray, grid: int, span_h: int, span_w: int, mask: Any) -> None:

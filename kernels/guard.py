@@ -1,7 +1,8 @@
 """Look at encoded images before a decoder does: header and end marker only, about a microsecond an image.
 
 A decoder must never see bytes that its parser rejects: inside DALI that is an exception for the whole batch, and, if any
-other work is in flight, a segmentation fault (measured: 17 of 18 processes that met 20 such images died). So JPEG, PNG
+other work is in flight, often a segmentation fault (measured with DALI 2.4 on the CPU, batches of 32 with one damaged file:
+57 crashes in 300 batches without this guard, none in 10 000 with it; tests/pipeline/test_decode_fuzz.py). So JPEG, PNG
 and WebP are walked here the way nvImageCodec's parsers walk them, and only what those accept is `OK`. Errors behind the
 header (a flipped bit in the pixels) are not looked for.
 

@@ -8,7 +8,8 @@ Layout: planar uint8 images in, one uint8 soft mask per image out. The steps, ea
     saliency_cells    16 x 16 soft cells that follow edges, and their means
     saliency_graph    figure and background cues smoothed over the graph of cells, twice
     saliency_pixels   both cues added per pixel (MBD, MB+)
-    saliency_refine   color guided filter, logistic between the Otsu classes
+    saliency_refine   color guided filter
+    saliency_logistic logistic between the Otsu classes
     saliency_spectral cheap baselines for study
 
 All steps but the baselines give the same bits on CPU and CUDA.
@@ -24,11 +25,13 @@ import numpy as np
 from .arrays import array_module, on_gpu
 from .saliency_barrier import barrier_cost
 from .saliency_border import border_contrast
-from .saliency_cells import soft_cells
+from .saliency_cells import paint_cells, soft_cells
 from .saliency_graph import cell_saliency
 from .saliency_lab import lab_planes
+from .saliency_logistic import sharpen_maps
 from .saliency_pixels import pixel_saliency
-from .saliency_refine import paint_cells, refine_maps
+from .saliency_refine import refine_maps
+from .saliency_spectral import spectral_saliency
 
 LEAST_SIZE, MOST_SIZE = 16, 256
 """Bounds of height and width [px]."""
@@ -139,11 +142,26 @@ def _mb_plus(images: Any) -> Any:
     return refine_maps(images, pixel_saliency(barrier_cost(smooth), border_contrast(smooth)))
 
 
+def _ft(images: Any) -> Any:
+    return sharpen_maps(spectral_saliency(images, method="ft"))
+
+
+def _spectral(images: Any) -> Any:
+    return sharpen_maps(spectral_saliency(images, method="spectral"))
+
+
+def _signature(images: Any) -> Any:
+    return sharpen_maps(spectral_saliency(images, method="signature"))
+
+
 METHODS: dict[str, Callable[[Any], Any]] = {
     "fused": _fused,
     "cells": _cells,
     "rbd": _rbd,
     "mb+": _mb_plus,
     "mbd": _mbd,
+    "ft": _ft,
+    "spectral": _spectral,
+    "signature": _signature,
 }
 """What `method` may be: images (N, 3, H, W) to masks (N, H, W)."""

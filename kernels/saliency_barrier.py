@@ -4,7 +4,7 @@ The barrier of a path is its greatest minus its least value; a figure that diffe
 from the border without one. Layout: planar uint8 Lab (N, 3, H, W) in, one cost per channel out.
 
 Implemented from the formulas of Zhang, Sclaroff, Lin, Shen, Price and Mech 2015, "Minimum barrier salient object detection
-at 80 FPS" (equations 3 to 5). Where the paper scans in raster order, this takes directional passes (each row looks at the
+at 80 FPS". Where the paper scans in raster order, this takes directional passes (each row looks at the
 row before it only), which suit vector registers and thread blocks and give one definition for both devices.
 
 The authors state a patent claim on their method ("patent pending" in the readme of their program). The methods "cells" and

@@ -97,3 +97,10 @@ extern "C" __global__ void saliency_cells_cut(const u8* __restrict__ raws, const
         feature[(3 + k) * CELLS + t] = (float)sums[k][t] / size;
     }
 }
+
+// Give each pixel the value of its cell.
+extern "C" __global__ void saliency_cells_paint(const u8* __restrict__ labels, const u8* __restrict__ cells, int pixels,
+                                                long long total, u8* __restrict__ out) {
+    long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < total) out[i] = cells[i / pixels * CELLS + labels[i]];
+}

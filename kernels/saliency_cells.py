@@ -4,8 +4,8 @@ Layout: planar uint8 Lab (N, 3, H, W) in; labels (N, H, W) uint8 and features (N
 is moved by two sweeps: each pixel joins the best of the nine cells around its block. Sums are exact integers, distances
 float32 in a fixed order: CPU and CUDA agree bit for bit.
 
-Source: the local assignment step of SLIC (Achanta et al. 2012, "SLIC superpixels compared to state-of-the-art superpixel methods",
-equations 1 to 3), without its connectivity step.
+Source: the local assignment step of SLIC (Achanta et al. 2012, "SLIC superpixels compared to state-of-the-art superpixel
+methods"), without its connectivity step.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ COMPACT = 20.0
 """Lab units that weigh as much as one cell's side."""
 LIGHTNESS = np.float32(100 * 100 / (255 * 255))
 """Squared Lab units in a squared 8-bit lightness unit."""
-_SUMS = 8
+_SUMS = 6
 _FAR = np.float32(1e9)
 
 
@@ -68,6 +68,30 @@ def soft_cells(raw: Any, cost: Any, contrast: Any) -> tuple[Any, Any]:
     return _cpu(raw, cost, contrast)
 
 
+def paint_cells(labels: Any, cells: Any) -> Any:
+    """Give each pixel the value of its cell.
+
+    Parameters
+    ----------
+    labels : (N, H, W) uint8
+    cells : (N, 256) uint8
+
+    Returns
+    -------
+    (N, H, W) uint8, on the device of both.
+
+    Examples
+    --------
+    >>> paint_cells(np.array([[[3, 0]]], np.uint8), np.arange(256, dtype=np.uint8)[None] * 2).tolist()
+    [[[6, 0]]]
+    """
+    if on_gpu("paint_cells", labels=labels, cells=cells):
+        return _paint_cuda(labels, cells)
+    out = np.empty(labels.shape, np.uint8)
+    _paint(labels.reshape(len(labels), -1), cells, out.reshape(len(labels), -1))
+    return out
+
+
 def _spacing(height: int, width: int) -> tuple[np.float32, np.float32]:
     """Return what a squared pixel of distance weighs along y and x, in squared Lab units."""
     return np.float32((COMPACT * GRID / height) ** 2), np.float32((COMPACT * GRID / width) ** 2)
@@ -81,7 +105,7 @@ def _cpu(raw: np.ndarray, cost: np.ndarray, contrast: np.ndarray) -> tuple[np.nd
     return labels, features
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _add_pixels(raw, labels, sums):  # type: ignore[no-untyped-def]
     """Sum count, L, a, b, y, x over each cell, three to a word of 64 bits (21 bits are enough for 48 x 48 pixels)."""
     colors, places = np.zeros(CELLS, np.int64), np.zeros(CELLS, np.int64)
@@ -98,7 +122,7 @@ def _add_pixels(raw, labels, sums):  # type: ignore[no-untyped-def]
         sums[3, cell], sums[4, cell], sums[5, cell] = place & mask, (place >> 21) & mask, place >> 42
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _take_means(sums, means):  # type: ignore[no-untyped-def]
     """Divide into means L, a, b, y, x; an empty cell keeps what it had."""
     for cell in range(CELLS):
@@ -110,7 +134,7 @@ def _take_means(sums, means):  # type: ignore[no-untyped-def]
             means[4, cell] = np.float32(sums[5, cell]) / size
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _lay_out(means, columns, rows):  # type: ignore[no-untyped-def]
     """Lay the means of each row of cells out along x, for the left, own and right neighbour: rows (18, 3, 6, W).
 
@@ -128,33 +152,33 @@ def _lay_out(means, columns, rows):  # type: ignore[no-untyped-def]
                 _pick(padded, columns[k], rows[r, k, f])
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _pick(values, index, out):  # type: ignore[no-untyped-def]
     for x in range(out.size):
         out[x] = values[index[x]]
 
 
 @intrinsic
-def _join_nearest(typing_context, light, alpha, beta, rows, step, along, y, weigh_y, weigh_x, label):
+def _join_nearest(typing_context, light, alpha, beta, rows, step, along, y, weigh_y, weigh_x, label):  # type: ignore[no-untyped-def]
     """Write the nearest of nine cells for sixteen pixels side by side; all but the three float32 are byte addresses.
 
-    `rows` are the nine candidates' means L, a, b, y, x and number at these pixels, `step` bytes from one to the next;
+    `rows` are the nine candidates' means L, a, b, y, x and number at these pixels, `step` bytes from row to row;
     `along` the sixteen x. Numba's own loop stops at so many arrays, so this is LLVM's portable vector IR.
     """
     lanes = ir.VectorType(ir.FloatType(), LANES)
 
-    def build(context, builder, signature, args):
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         light, alpha, beta, rows, step, along, y, weigh_y, weigh_x, label = args
 
-        def load(address, kind=lanes, align=4):
+        def load(address: Any, kind: Any = lanes, align: int = 4) -> Any:
             return builder.load(builder.inttoptr(address, kind.as_pointer()), align=align)
 
-        def splat(value):
+        def splat(value: Any) -> Any:
             one = builder.insert_element(ir.Constant(lanes, ir.Undefined), value, ir.IntType(32)(0))
             zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), None)
             return builder.shuffle_vector(one, ir.Constant(lanes, ir.Undefined), zeros)
 
-        def weighed_square(value, mean, weight=None):
+        def weighed_square(value: Any, mean: Any, weight: Any = None) -> Any:
             off = builder.fsub(value, mean)
             square = builder.fmul(off, off)
             return square if weight is None else builder.fmul(square, weight)
@@ -185,7 +209,7 @@ def _join_nearest(typing_context, light, alpha, beta, rows, step, along, y, weig
     return types.void(*(types.int64,) * 6, real, real, real, types.int64), build
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _sweep(raw, rows, along, weigh_y, weigh_x, labels):  # type: ignore[no-untyped-def]
     """Assign all pixels of one image anew; the last sixteen of a row may overlap those before."""
     height, width = labels.shape
@@ -202,7 +226,7 @@ def _sweep(raw, rows, along, weigh_y, weigh_x, labels):  # type: ignore[no-untyp
             )  # fmt: skip
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _describe(raw, cost, contrast, labels, sums):  # type: ignore[no-untyped-def]
     """Sum roughness, barrier cost and border contrast over each cell."""
     height, width = labels.shape
@@ -225,7 +249,7 @@ def _describe(raw, cost, contrast, labels, sums):  # type: ignore[no-untyped-def
             sums[2, cell] += cues[x] >> 40
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _add_roughness(here, below, weight, rough):  # type: ignore[no-untyped-def]
     for x in range(here.size - 1):
         value = np.int32(here[x])
@@ -234,7 +258,7 @@ def _add_roughness(here, below, weight, rough):  # type: ignore[no-untyped-def]
     rough[last] += weight * abs(np.int32(below[last]) - np.int32(here[last]))
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _cut(raw, cost, contrast, weigh_y, weigh_x, labels, features):  # type: ignore[no-untyped-def]
     height, width = labels.shape[1:]
     block_of = np.arange(width) * GRID // width
@@ -273,3 +297,21 @@ def _cuda(raw: Any, cost: Any, contrast: Any) -> tuple[Any, Any]:
         args = (raw, cost, contrast, labels, features, *sizes)
         launch("saliency_cells", "saliency_cells_cut", (count,), (256,), args)
     return labels, features
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _paint(labels, cells, out):  # type: ignore[no-untyped-def]
+    for n in range(len(labels)):
+        label, value, target = labels[n], cells[n], out[n]
+        for i in range(label.size):
+            target[i] = value[label[i]]
+
+
+def _paint_cuda(labels: Any, cells: Any) -> Any:
+    xp = array_module(labels)
+    out = xp.empty(labels.shape, np.uint8)
+    if labels.size:
+        total = int(labels.size)
+        args = (labels, cells, np.int32(total // len(labels)), np.int64(total), out)
+        launch("saliency_cells", "saliency_cells_paint", (-(-total // 256),), (256,), args)
+    return out

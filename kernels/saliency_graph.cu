@@ -1,5 +1,6 @@
-// Saliency over the graph of cells, and the logistic: saliency_graph.py and `_sharpen_one` of saliency_refine.py, operation
-// by operation. One block of 256 threads per image, one thread per cell (or grey level).
+// Saliency over the graph of cells: saliency_graph.py, operation by operation. One block of 256 threads per image, one thread per cell.
+
+#include "saliency_logistic.cuh"
 
 typedef unsigned char u8;
 
@@ -19,19 +20,8 @@ struct Board {
     float work[CELLS];
     float values[CELLS];
     float across[EDGE * EDGE];
-    int counts[CELLS];
-    long long below[CELLS], mass[CELLS];
-    double between[CELLS];
-    int level[CELLS];
+    Levels levels;
 };
-
-// exp(-x) for x >= 0.
-static __device__ float decay(float x) {
-    float t = min(x, 32.0f) * (float)(1.0 / 64);
-    float p = 1.0f - t * (1.0f - t * (0.5f - t * ((float)(1.0 / 6) - t * ((float)(1.0 / 24) - t * (float)(1.0 / 120)))));
-    for (int k = 0; k < 6; k++) p = p * p;
-    return p;
-}
 
 static __device__ float block_sum(float value, float* work) {
     int t = threadIdx.x;
@@ -64,58 +54,12 @@ static __device__ float stretch(float value, float least_spread, float* work) {
     return (value - low) * (1.0f / max(high - low, least_spread));
 }
 
-// Half-way between the means of the two Otsu classes of board.counts. Sums are integers: any order will do.
-static __device__ float class_middle(Board& board, long long total) {
-    int t = threadIdx.x;
-    board.below[t] = board.counts[t];
-    board.mass[t] = (long long)t * board.counts[t];
-    __syncthreads();
-    for (int step = 1; step < CELLS; step *= 2) {
-        long long below = t >= step ? board.below[t - step] : 0, mass = t >= step ? board.mass[t - step] : 0;
-        __syncthreads();
-        board.below[t] += below;
-        board.mass[t] += mass;
-        __syncthreads();
-    }
-    long long below = board.below[t], mass = board.mass[CELLS - 1];
-    double between = 0;
-    if (t < CELLS - 1 && below > 0 && below < total) {
-        double gap = (double)(mass * below - total * board.mass[t]);
-        between = gap * gap / ((double)below * (double)(total - below));
-    }
-    board.between[t] = between;
-    board.level[t] = t;
-    __syncthreads();
-    for (int half = CELLS / 2; half; half /= 2) {
-        if (t < half) {
-            double mine = board.between[t], other = board.between[t + half];
-            if (other > mine || (other == mine && board.level[t + half] < board.level[t])) {
-                board.between[t] = other;
-                board.level[t] = board.level[t + half];
-            }
-        }
-        __syncthreads();
-    }
-    double best = board.between[0];
-    int level = board.level[0];
-    long long left = board.below[level], left_mass = board.mass[level];
-    __syncthreads();
-    if (!(best > 0)) return 1.0f;
-    double low = (double)left_mass / (double)left, high = (double)(mass - left_mass) / (double)(total - left);
-    return (float)((low + high) / 510.0);
-}
-
-static __device__ float logistic(float z) {
-    float e = decay(z < 0.0f ? -z : z);
-    return (z >= 0.0f ? 1.0f : e) / (1.0f + e);
-}
-
 static __device__ float sharpen(float value, float slope, Board& board) {
-    board.counts[threadIdx.x] = 0;
+    board.levels.counts[threadIdx.x] = 0;
     __syncthreads();
-    atomicAdd(&board.counts[(int)(value * 255.0f + 0.5f)], 1);
+    atomicAdd(&board.levels.counts[(int)(value * 255.0f + 0.5f)], 1);
     __syncthreads();
-    float middle = class_middle(board, CELLS);
+    float middle = class_middle(board.levels, CELLS);
     return logistic(slope * (value - middle));
 }
 
@@ -319,20 +263,4 @@ extern "C" __global__ void __launch_bounds__(256)
     x = minimise(figure, ground, degree, near, more_steps, x, board);
     x = stretch(x, c.tiny, board.work);
     out[blockIdx.x * CELLS + i] = (u8)(int)(x * 255.0f + 0.5f);
-}
-
-// Map 0..255 float32 to uint8 by the logistic: one block per image.
-extern "C" __global__ void saliency_graph_sharpen(const float* __restrict__ fields, u8* __restrict__ out, int pixels,
-                                                  float slope) {
-    __shared__ Board board;
-    const float* field = fields + (long long)blockIdx.x * pixels;
-    board.counts[threadIdx.x] = 0;
-    __syncthreads();
-    for (int i = threadIdx.x; i < pixels; i += CELLS) atomicAdd(&board.counts[(int)(field[i] + 0.5f)], 1);
-    __syncthreads();
-    float middle = class_middle(board, pixels);
-    for (int i = threadIdx.x; i < pixels; i += CELLS) {
-        float value = logistic(slope * (field[i] * (float)(1.0 / 255) - middle));
-        out[(long long)blockIdx.x * pixels + i] = (u8)(int)(value * 255.0f + 0.5f);
-    }
 }

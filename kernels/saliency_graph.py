@@ -1,12 +1,13 @@
 """Saliency of 256 cells as the least-cost labelling of a graph: figure cues, background cues, smoothness between like cells.
 
-Layout: features (N, 6, 256) float32 in (see `saliency_cells`), one byte per cell out. Everything is float32 in a fixed order:
-loops over cells run upwards, sums over all cells are a halving tree, exp is `_decay`; CPU and CUDA agree bit for bit.
+Layout: features (N, 6, 256) float32 in (see `saliency_cells`), one byte per cell out. Everything is float32 in a fixed
+order: loops over cells run upwards, sums over all cells are a halving tree, exp is `saliency_logistic.decay`. So CPU and
+CUDA agree bit for bit.
 
 Sources: Zhu, Liang, Wei and Sun 2014, "Saliency optimization from robust background detection" (boundary connectivity,
-equation 6; the cost, equation 9; weighted contrast, equation 8), with Gaussian affinities in place of shortest paths. The object-biased
-second pass follows Lu, Zhang, Qi, Tong, Ruan and Yang 2014, "Co-bootstrapping saliency", in spirit: a Gaussian around the figure
-found so far replaces the centre prior.
+weighted contrast, the cost), with Gaussian affinities in place of shortest paths. A second pass replaces the center prior by
+a Gaussian around the figure found so far, the object-biased prior of Li, Lu, Zhang, Ruan and Yang 2013, "Saliency detection
+via dense and sparse reconstruction".
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ import numpy as np
 from .arrays import array_module, on_gpu, table_on
 from .launch import launch
 from .saliency_cells import CELLS, GRID
+from .saliency_logistic import HALF, ONE, F, class_middle, decay
 
 CUES = ("barrier", "border", "contrast")
 """What speaks for figure: barrier cost and border contrast; border contrast; contrast to likely background."""
 
-F = np.float32
-_ONE, _HALF, _TINY = F(1), F(0.5), F(1e-3)
+_TINY = F(1e-3)
 _LIGHT_SCALE, _ROUGH_SCALE = F(0.4**0.5 / 2.55), F(1 / 15)  # lightness counts .4, since shading changes it most
 _USUAL_STEP, _LEAST_STEP = F(15), F(2)  # the mean Lab distance of adjacent cells is stretched to 15
 _REACH_COLOR, _REACH_PLACE = F(1 / (2 * 6.0**2)), F(1 / (2 * 0.5**2))
@@ -44,14 +45,13 @@ _EDGE = len(_BORDER)
 _RING = [(dy, dx) for dy in range(-2, 3) for dx in range(-2, 3) if dy or dx]
 _REACHES = 2 * GRID + 2
 _STENCIL = np.array([dy * GRID + dx for dy, dx in _RING], np.int32)
-_EXISTS = np.array([(_ROW + dy >= 0) & (_ROW + dy < GRID) & (_COLUMN + dx >= 0) & (_COLUMN + dx < GRID) for dy, dx in _RING])
-_FLOOR = np.where(_EXISTS, np.array([[_LINK_FLOOR if max(abs(dy), abs(dx)) == 1 else F(0)] for dy, dx in _RING]), F(0)).astype(F)
+_EXISTS = np.array([((_ROW + dy) // GRID == 0) & ((_COLUMN + dx) // GRID == 0) for dy, dx in _RING])
+_NEXT_TO = np.array([max(abs(dy), abs(dx)) == 1 for dy, dx in _RING])
+_FLOOR = np.where(_EXISTS & _NEXT_TO[:, None], _LINK_FLOOR, F(0))
 _LINKED = _EXISTS.astype(F)
 _FAR_APART = (
     np.maximum(abs(_ROW[_BORDER][:, None] - _ROW[_BORDER]), abs(_COLUMN[_BORDER][:, None] - _COLUMN[_BORDER])) > 2
 ).astype(F)
-_STEPS_DOWN = np.array([i for i, (dy, dx) in enumerate(_RING) if (dy, dx) in ((0, 1), (1, -1), (1, 0), (1, 1))], np.int32)
-_PAIRS = F(_EXISTS[_STEPS_DOWN].sum())
 
 
 def cell_saliency(features: Any, *, cue: str = "barrier") -> Any:
@@ -110,20 +110,7 @@ def _cpu(features: np.ndarray, cue: int) -> np.ndarray:
     return out
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
-def _decay(x):  # type: ignore[no-untyped-def]
-    """Return exp(-x) for x >= 0: five terms of the series at x / 64, squared six times; below e^-32 it stays there."""
-    t = min(x, F(32)) * F(1 / 64)
-    p = _ONE - t * (_ONE - t * (_HALF - t * (F(1 / 6) - t * (F(1 / 24) - t * F(1 / 120)))))
-    p = p * p
-    p = p * p
-    p = p * p
-    p = p * p
-    p = p * p
-    return p * p
-
-
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _sum(values):  # type: ignore[no-untyped-def]
     """Add 256 numbers: the upper half to the lower, eight times."""
     work = values.copy()
@@ -134,75 +121,53 @@ def _sum(values):  # type: ignore[no-untyped-def]
     return work[0]
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _add(to, values):  # type: ignore[no-untyped-def]
     for i in range(to.size):
         to[i] += values[i]
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _add_scaled(weights, value, to):  # type: ignore[no-untyped-def]
     for i in range(to.size):
         to[i] += weights[i] * value
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _stretch(values, least_spread):  # type: ignore[no-untyped-def]
     """Map the range of the values to 0..1, in place."""
     low, high = values[0], values[0]
     for i in range(1, CELLS):
         low, high = min(low, values[i]), max(high, values[i])
-    scale = _ONE / max(high - low, least_spread)
+    scale = ONE / max(high - low, least_spread)
     for i in range(CELLS):
         values[i] = (values[i] - low) * scale
 
 
-@numba.njit(nogil=True, cache=True)
-def _class_middle(counts, total):  # type: ignore[no-untyped-def]
-    """Return half-way between the means of the two Otsu classes of 256 counts, in 0..1; 1 if there is one class only."""
-    mass = np.int64(0)
-    for level in range(256):
-        mass += level * counts[level]
-    below, mass_below, best, found = np.int64(0), np.int64(0), 0.0, False
-    left, left_mass = np.int64(0), np.int64(0)
-    for level in range(255):
-        below += counts[level]
-        mass_below += level * counts[level]
-        if 0 < below < total:
-            gap = float(mass * below - total * mass_below)
-            between = gap * gap / (float(below) * float(total - below))
-            if between > best:
-                best, left, left_mass, found = between, below, mass_below, True
-    if not found:
-        return _ONE
-    low, high = float(left_mass) / float(left), float(mass - left_mass) / float(total - left)
-    return F((low + high) / 510.0)
-
-
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _sharpen(values, slope):  # type: ignore[no-untyped-def]
     """Push values in 0..1 to a side by a logistic centred between their Otsu classes, in place."""
     counts = np.zeros(256, np.int64)
     for i in range(CELLS):
-        counts[np.int32(values[i] * F(255) + _HALF)] += 1
-    middle = _class_middle(counts, CELLS)
+        counts[np.int32(values[i] * F(255) + HALF)] += 1
+    middle = class_middle(counts, CELLS)
     for i in range(CELLS):
         z = slope * (values[i] - middle)
-        e = _decay(abs(z))
-        values[i] = (_ONE if z >= F(0) else e) / (_ONE + e)
+        e = decay(abs(z))
+        values[i] = (ONE if z >= F(0) else e) / (ONE + e)
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _square_distance(l, a, b, r, i, j):  # type: ignore[no-untyped-def]  # noqa: E741
     return ((l[i] - l[j]) * (l[i] - l[j]) + (a[i] - a[j]) * (a[i] - a[j])) + (
         (b[i] - b[j]) * (b[i] - b[j]) + (r[i] - r[j]) * (r[i] - r[j])
     )
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _even_out(features, colors, stencil, linked):  # type: ignore[no-untyped-def]
     """Write weighted L, a, b, roughness, stretched so that adjacent cells are 15 apart on average."""
-    scales = (_LIGHT_SCALE, _ONE, _ONE, _ROUGH_SCALE)
+    scales = (_LIGHT_SCALE, ONE, ONE, _ROUGH_SCALE)
     for f in range(4):
         for i in range(CELLS):
             colors[f, i] = features[f, i] * scales[f]
@@ -217,7 +182,7 @@ def _even_out(features, colors, stencil, linked):  # type: ignore[no-untyped-def
             colors[f, i] *= scale
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _squares_to(colors, j, out):  # type: ignore[no-untyped-def]
     l, a, b, r = colors[0], colors[1], colors[2], colors[3]  # noqa: E741
     lj, aj, bj, rj = l[j], a[j], b[j], r[j]
@@ -227,14 +192,14 @@ def _squares_to(colors, j, out):  # type: ignore[no-untyped-def]
         )
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _add_reach(square, at_y, at_x, y, x, to):  # type: ignore[no-untyped-def]
     for i in range(to.size):
         v, u = at_y[i] - y, at_x[i] - x
-        to[i] = _decay(square[i] * _REACH_COLOR + (v * v + u * u) * _REACH_PLACE)
+        to[i] = decay(square[i] * _REACH_COLOR + (v * v + u * u) * _REACH_PLACE)
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _ground_weights(colors, at_y, at_x, border, out):  # type: ignore[no-untyped-def]
     """Write 4.5 (1 - exp(-b^2 / 2)), b the boundary connectivity of each cell."""
     square, reach, area, edge = np.empty(CELLS, F), np.empty(CELLS, F), np.zeros(CELLS, F), np.zeros(CELLS, F)
@@ -247,10 +212,10 @@ def _ground_weights(colors, at_y, at_x, border, out):  # type: ignore[no-untyped
             _add(edge, reach)
             next_border += 1
     for i in range(CELLS):
-        out[i] = _GROUND_WEIGHT * (_ONE - _decay(edge[i] * edge[i] / area[i] * _HALF))
+        out[i] = _GROUND_WEIGHT * (ONE - decay(edge[i] * edge[i] / area[i] * HALF))
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _contrast(colors, at_y, at_x, ground, out):  # type: ignore[no-untyped-def]
     """Write each cell's contrast to cells that are likely background, near ones first."""
     square, total = np.empty(CELLS, F), np.zeros(CELLS, F)
@@ -259,31 +224,31 @@ def _contrast(colors, at_y, at_x, ground, out):  # type: ignore[no-untyped-def]
         y, x, weight = at_y[j], at_x[j], ground[j]
         for i in range(CELLS):
             v, u = at_y[i] - y, at_x[i] - x
-            total[i] += np.sqrt(square[i]) * _decay((v * v + u * u) * _CONTRAST_PLACE) * weight
+            total[i] += np.sqrt(square[i]) * decay((v * v + u * u) * _CONTRAST_PLACE) * weight
     out[:] = total
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _links(colors, border, stencil, linked, far_apart, near, across):  # type: ignore[no-untyped-def]
     """Write the likeness of cells on the two rings, near (24, 256), and of border cells further apart, across (60, 60)."""
     l, a, b, r = colors[0], colors[1], colors[2], colors[3]  # noqa: E741
     for k in range(stencil.size):
         for i in range(CELLS):
             j = min(max(i + stencil[k], 0), CELLS - 1)
-            near[k, i] = _decay(_square_distance(l, a, b, r, i, j) * _LINK_COLOR) * linked[k, i]
+            near[k, i] = decay(_square_distance(l, a, b, r, i, j) * _LINK_COLOR) * linked[k, i]
     for p in range(border.size):
         for q in range(border.size):
             square = _square_distance(l, a, b, r, border[p], border[q])
-            across[p, q] = _decay(square * _LINK_COLOR) * far_apart[p, q]
+            across[p, q] = decay(square * _LINK_COLOR) * far_apart[p, q]
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _add_product(weights, values, to):  # type: ignore[no-untyped-def]
     for i in range(to.size):
         to[i] += weights[i] * values[i]
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _pull(x, near, across, border, stencil, out):  # type: ignore[no-untyped-def]
     """Write sum over neighbours of weight * x: the rings in order, then the border cells in order."""
     padded = np.zeros(CELLS + 2 * _REACHES, F)
@@ -299,7 +264,7 @@ def _pull(x, near, across, border, stencil, out):  # type: ignore[no-untyped-def
         out[border[p]] += edge[p]
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _even_cues(near, stencil, cues):  # type: ignore[no-untyped-def]
     """Average the cues of like neighbours, weight exp(-d^2 / (2 * 4^2)) = likeness^4, three times, in place."""
     padded, weights, work = np.zeros(CELLS + 2 * _REACHES, F), np.ones(CELLS, F), np.empty(CELLS, F)
@@ -317,12 +282,12 @@ def _even_cues(near, stencil, cues):  # type: ignore[no-untyped-def]
             cues[i] = work[i] / weights[i]
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _dot(a, b):  # type: ignore[no-untyped-def]
     return _sum(a * b)
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _minimise(figure, ground, degree, near, across, border, stencil, steps, x):  # type: ignore[no-untyped-def]
     """Take conjugate gradient steps on (diag(degree + ground + figure) - W) x = figure, from x, in place."""
     diagonal, product = (degree + ground) + figure, np.empty(CELLS, F)
@@ -342,21 +307,21 @@ def _minimise(figure, ground, degree, near, across, border, stencil, steps, x): 
         size = new_size
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _object_prior(saliency, at_y, at_x, out):  # type: ignore[no-untyped-def]
     """Write a Gaussian around the figure, twice as wide as it is."""
     weight = saliency * saliency
-    scale = _ONE / max(_sum(weight), _TINY)
+    scale = ONE / max(_sum(weight), _TINY)
     y, x = _dot(weight, at_y) * scale, _dot(weight, at_x) * scale
     off_y, off_x = (at_y - y) * (at_y - y), (at_x - x) * (at_x - x)
     tall = min(max(np.sqrt(_dot(weight, off_y) * scale) * _OBJECT_SCALE, _LEAST_SIGMA), _MOST_SIGMA)
     wide = min(max(np.sqrt(_dot(weight, off_x) * scale) * _OBJECT_SCALE, _LEAST_SIGMA), _MOST_SIGMA)
-    tall, wide = _HALF / (tall * tall), _HALF / (wide * wide)
+    tall, wide = HALF / (tall * tall), HALF / (wide * wide)
     for i in range(CELLS):
-        out[i] = _decay(off_y[i] * tall + off_x[i] * wide)
+        out[i] = decay(off_y[i] * tall + off_x[i] * wide)
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _figure_weights(cues, prior, out):  # type: ignore[no-untyped-def]
     out[:] = cues
     _stretch(out, _TINY)
@@ -365,7 +330,7 @@ def _figure_weights(cues, prior, out):  # type: ignore[no-untyped-def]
     _sharpen(out, _SLOPE)
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _cues(features, cue, out):  # type: ignore[no-untyped-def]
     out[:] = features[5]
     _stretch(out, F(4))
@@ -376,7 +341,7 @@ def _cues(features, cue, out):  # type: ignore[no-untyped-def]
     _stretch(out, _TINY)
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _solve_images(features, cue, at_y, at_x, center, border, stencil, linked, floor, far_apart, out):  # type: ignore[no-untyped-def]
     colors, near, across = np.empty((4, CELLS), F), np.empty((stencil.size, CELLS), F), np.empty((_EDGE, _EDGE), F)
     ground, degree, cues, figure = np.empty(CELLS, F), np.empty(CELLS, F), np.empty(CELLS, F), np.empty(CELLS, F)
@@ -402,7 +367,7 @@ def _solve_images(features, cue, at_y, at_x, center, border, stencil, linked, fl
         _minimise(figure, ground, degree, near, across, border, stencil, STEPS[1], x)
         _stretch(x, _TINY)
         for i in range(CELLS):
-            out[n, i] = np.uint8(np.int32(x[i] * F(255) + _HALF))
+            out[n, i] = np.uint8(np.int32(x[i] * F(255) + HALF))
 
 
 def _cuda(features: Any, cue: int) -> Any:

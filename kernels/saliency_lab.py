@@ -120,8 +120,8 @@ def _cuda(images: Any) -> tuple[Any, Any]:
         return raw, smooth
     pixels, total = height * width, count * height * width
     tables = tuple(xp.asarray(t) for t in (_LINEAR, _ROOT, _MATRIX))
-    blocks = (-(-total // 256),)
-    launch("saliency_lab", "saliency_lab_convert", blocks, (256,), (images, *tables, raw, np.int32(pixels), np.int64(total)))
+    args = (images, *tables, raw, np.int32(pixels), np.int64(total))
+    launch("saliency_lab", "saliency_lab_convert", (-(-total // 256),), (256,), args)
     sizes = (np.int32(height), np.int32(width), np.int64(3 * total))
     launch("saliency_lab", "saliency_lab_median", (-(-3 * total // 256),), (256,), (raw, smooth, *sizes))
     return raw, smooth

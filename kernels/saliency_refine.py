@@ -3,8 +3,8 @@
 Layout: planar uint8 images (N, 3, H, W) and maps (N, H, W) in, masks (N, H, W) uint8 out. The sums under the filter are
 integers, what follows is float32 in a fixed order: CPU and CUDA agree bit for bit.
 
-Source: He, Sun and Tang 2013, "Guided image filtering", equations 14 to 16 (color guide). Borders repeat the edge pixels. The
-contrast step is the logistic of Zhang et al. 2015, centred between the means of the two Otsu classes.
+Source: He, Sun and Tang 2013, "Guided image filtering" (color guide). Borders repeat the edge pixels. The contrast
+step is the logistic of Zhang et al. 2015, centred between the means of the two Otsu classes.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ import numba
 import numpy as np
 
 from .arrays import array_module, on_gpu
-from .saliency_graph import F, _class_middle, _decay
+from .launch import launch
+from .saliency_logistic import F, sharpen_field, sharpen_one
 
 RADIUS = 3
 """Half the window of the filter [px]."""
 REGULAR = 1e-4
 """Variance of the guide, in 0..1 squared, below which it has no say."""
-SLOPE = F(10)
-"""Slope of the logistic, for maps in 0..1."""
 MOST_PIXELS = 256
 """Greatest height and width."""
 
@@ -61,46 +60,6 @@ def refine_maps(images: Any, maps: Any) -> Any:
     return _cpu(images, maps)
 
 
-def sharpen_maps(maps: Any) -> Any:
-    """Sharpen maps to masks without a filter: (N, H, W) uint8 in and out, see `refine_maps`.
-
-    Examples
-    --------
-    >>> sharpen_maps(np.array([[[0, 255]]], np.uint8)).tolist()
-    [[[2, 253]]]
-    """
-    if on_gpu("sharpen_maps", maps=maps):
-        xp = array_module(maps)
-        return _sharpen_cuda(maps.astype(xp.float32))
-    out = np.empty_like(maps)
-    for_floats = np.empty(maps.shape[1:], F)
-    _sharpen_all(maps, for_floats, out)
-    return out
-
-
-def paint_cells(labels: Any, cells: Any) -> Any:
-    """Give each pixel the value of its cell.
-
-    Parameters
-    ----------
-    labels : (N, H, W) uint8
-    cells : (N, 256) uint8
-
-    Returns
-    -------
-    (N, H, W) uint8, on the device of both.
-
-    Examples
-    --------
-    >>> paint_cells(np.array([[[3, 0]]], np.uint8), np.arange(256, dtype=np.uint8)[None] * 2).tolist()
-    [[[6, 0]]]
-    """
-    on_gpu("paint_cells", labels=labels, cells=cells)
-    xp = array_module(labels)
-    flat = labels.reshape(len(labels), -1).astype(np.int64)
-    return xp.take_along_axis(cells, flat, axis=1).reshape(labels.shape)
-
-
 def _cpu(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
     out = np.empty_like(maps)
     height, width = maps.shape[1:]
@@ -109,7 +68,7 @@ def _cpu(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
     return out
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _products(images, maps, y, out):  # type: ignore[no-untyped-def]
     """Write r g b p, rr rg rb rp, gg gb gp, bb bp of one row."""
     width = maps.shape[1]
@@ -124,25 +83,25 @@ def _products(images, maps, y, out):  # type: ignore[no-untyped-def]
             at += 1
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _widen(values, out):  # type: ignore[no-untyped-def]
     for x in range(out.size):
         out[x] = values[x]
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _times(a, b, out):  # type: ignore[no-untyped-def]
     for x in range(out.size):
         out[x] = a[x] * b[x]
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _slide(sums, new, old):  # type: ignore[no-untyped-def]
     for x in range(sums.size):
         sums[x] += new[x] - old[x]
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _sum_along(sums, padded, width, out):  # type: ignore[no-untyped-def]
     """Sum seven columns side by side, for 13 channels; edges repeat."""
     for k in range(13):
@@ -154,13 +113,13 @@ def _sum_along(sums, padded, width, out):  # type: ignore[no-untyped-def]
         _seven(padded, out[first : first + width])
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _seven(p, out):  # type: ignore[no-untyped-def]
     for x in range(out.size):
         out[x] = p[x] + p[x + 1] + p[x + 2] + p[x + 3] + p[x + 4] + p[x + 5] + p[x + 6]
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _fit(s, out, width):  # type: ignore[no-untyped-def]
     """Fit p = a . color + b in each window by least squares (LDL factorisation), from its 13 sums."""
     n, least = np.int32(_AREA), _EPS
@@ -184,13 +143,13 @@ def _fit(s, out, width):  # type: ignore[no-untyped-def]
         out[x + 3 * _PITCH] = (F(p) - ((red * F(r) + green * F(g)) + blue * F(b))) / F(_AREA)
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _sum_rows(a, b, c, d, e, f, g, out):  # type: ignore[no-untyped-def]
     for x in range(out.size):
         out[x] = (((((a[x] + b[x]) + c[x]) + d[x]) + e[x]) + f[x]) + g[x]
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _apply(model, red, green, blue, out):  # type: ignore[no-untyped-def]
     scale = F(1.0 / _AREA)
     for x in range(out.size):
@@ -200,28 +159,7 @@ def _apply(model, red, green, blue, out):  # type: ignore[no-untyped-def]
         out[x] = min(max(value, F(0)), F(255))
 
 
-@numba.njit(nogil=True, cache=True)
-def _sharpen_one(field, out):  # type: ignore[no-untyped-def]
-    """Map 0..255 float32 to uint8 by the logistic."""
-    counts = np.zeros(256, np.int64)
-    for i in range(field.size):
-        counts[np.int32(field[i] + F(0.5))] += 1
-    middle = _class_middle(counts, field.size)
-    for i in range(field.size):
-        z = SLOPE * (field[i] * F(1 / 255) - middle)
-        e = _decay(abs(z))
-        value = (F(1) if z >= F(0) else e) / (F(1) + e)
-        out[i] = np.uint8(np.int32(value * F(255) + F(0.5)))
-
-
-@numba.njit(nogil=True, cache=True)
-def _sharpen_all(maps, field, out):  # type: ignore[no-untyped-def]
-    for n in range(len(maps)):
-        _widen(maps[n].reshape(-1), field.reshape(-1))
-        _sharpen_one(field.reshape(-1), out[n].reshape(-1))
-
-
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _refine(images, maps, model, field, out):  # type: ignore[no-untyped-def]
     height, width = maps.shape[1:]
     products = np.zeros((_SIDE + 1, 13 * _PITCH), np.int32)
@@ -251,16 +189,16 @@ def _refine(images, maps, model, field, out):  # type: ignore[no-untyped-def]
                 _sum_along(sums, padded, width, boxes)
                 _fit(boxes, fitted[row - RADIUS], width)
         _smooth(images[n], fitted, rows, edge, smooth, field)
-        _sharpen_one(field.reshape(-1), out[n].reshape(-1))
+        sharpen_one(field.reshape(-1), out[n].reshape(-1))
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _add_row(sums, new):  # type: ignore[no-untyped-def]
     for x in range(sums.size):
         sums[x] += new[x]
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _smooth(image, fitted, rows, edge, smooth, field):  # type: ignore[no-untyped-def]
     """Average the models over each window (seven rows, then seven columns) and apply them."""
     height, width = field.shape
@@ -280,7 +218,7 @@ def _smooth(image, fitted, rows, edge, smooth, field):  # type: ignore[no-untype
 
 
 def _cuda(images: Any, maps: Any) -> Any:
-    """Two launches over tiles for the filter, one over images for the logistic (in saliency_graph.cu, beside Otsu)."""
+    """Two launches over tiles for the filter, one over images for the logistic."""
     xp = array_module(maps)
     count, height, width = maps.shape
     models, field = xp.empty((count, height, width, 4), F), xp.empty((count, height, width), F)
@@ -289,13 +227,4 @@ def _cuda(images: Any, maps: Any) -> Any:
         size = (np.int32(height), np.int32(width))
         launch("saliency_refine", "saliency_refine_fit", grid, block, (images, maps, models, *size, _EPS))
         launch("saliency_refine", "saliency_refine_apply", grid, block, (images, models, field, *size, F(1.0 / _AREA)))
-    return _sharpen_cuda(field)
-
-
-def _sharpen_cuda(field: Any) -> Any:
-    xp = array_module(field)
-    out = xp.empty(field.shape, np.uint8)
-    if out.size:
-        args = (field, out, np.int32(out[0].size), SLOPE)
-        launch("saliency_graph", "saliency_graph_sharpen", (len(field),), (256,), args)
-    return out
+    return sharpen_field(field)

@@ -151,7 +151,7 @@ def _choose(masks, keys, counts, policy, aspects, out):  # type: ignore[no-untyp
     items = np.empty(patches, np.int16)
     sums = np.zeros((gh, gw), np.int64)
     for n in range(len(keys)):
-        hidden, key, left = out[n], keys[n], np.int64(counts[n])
+        hidden, key, left = out[n], keys[n], int(counts[n])
         hidden[:] = False
         if policy == 4:
             left -= _hide_blocks(key, left, aspects, hidden)
@@ -195,8 +195,8 @@ def _hide_blocks(key, wanted, aspects, hidden):  # type: ignore[no-untyped-def]
         most = min(wanted - done, max(gh * gw // 2, 1))
         area = MIN_BLOCK + (most - MIN_BLOCK) * (draw(key, 4 * t) * 2.0**-24)
         aspect = aspects[draw_below(key, 4 * t + 1, 1024)]
-        h = np.int64(np.sqrt(area * aspect) + 0.5)
-        w = np.int64(np.sqrt(area / aspect) + 0.5)
+        h = int(np.sqrt(area * aspect) + 0.5)
+        w = int(np.sqrt(area / aspect) + 0.5)
         failed += 1
         if h < gh and w < gw:
             top = draw_below(key, 4 * t + 2, gh - h + 1)
@@ -205,7 +205,7 @@ def _hide_blocks(key, wanted, aspects, hidden):  # type: ignore[no-untyped-def]
             fresh = h * w
             for y in range(h):
                 for x in range(w):
-                    fresh -= block[y, x]
+                    fresh -= int(block[y, x])
             if 0 < fresh <= most:
                 block[:] = True
                 done += fresh

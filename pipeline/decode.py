@@ -5,10 +5,12 @@
                     -> bad:       a placeholder in DALI's batch, valid = False and a reason --^
 
 Why so careful (measured, DALI 2.4 on the CPU): bytes that DALI's parsers refuse raise for the whole batch and, if anything
-else is in flight, crash the process; `kernels/guard.py` keeps them out. Bytes that fail later, in the decoder (a broken
-PNG checksum), raise too but do no harm (2 400 of them): then the batch is decoded image by image on the host to find the bad
-ones, DALI decodes the rest again, and the pipeline, which DALI declares invalid, is built anew (1.5 ms). Damage that
-decoders paint over (flipped bits in JPEG or WebP pixels) stays unnoticed, here as elsewhere.
+else is in flight, often crash the process; `kernels/guard.py` keeps them out. Bytes that fail later, in the decoder (a
+broken PNG checksum), raise too but do no harm (thousands of them, no crash): then the batch is decoded image by image on
+the host to find the bad ones, DALI decodes the rest again, and the pipeline, which DALI declares invalid, is built anew
+(1.5 ms). Damage that decoders paint over (flipped bits in JPEG or WebP pixels) stays unnoticed, here as in Pillow.
+
+Masks are decoded in the same graph: 77 us of CPU for an 8-bit PNG of 112 x 112, against 71 us by OpenCV and 86 us by Pillow.
 
 The default executor only: `exec_dynamic=False` overwrites batches that are still held. `prefetch_queue_depth=1`: DALI then
 runs exactly what was submitted, in the background and any number of batches ahead (a larger depth makes the first

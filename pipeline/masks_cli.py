@@ -39,13 +39,17 @@ def add_masks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--from-folder", metavar="DIR", help="take masks made elsewhere: DIR/<key>.png of any size")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu (default: cuda)")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at a time (default: 64)")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads a job (default: shared out among the jobs)")
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="CPU threads a job (default: shared out among the jobs)"
+    )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="shards at a time (default: 1)")
     parser.add_argument("--overwrite", action="store_true", help="make all sidecars again, whatever is there")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N shards")
     parser.add_argument("--engine", choices=("local", "ray"), default="local", help="this machine or a Ray cluster")
     parser.add_argument("--address", help="of a Ray cluster, e.g. auto (default: start a local one)")
-    parser.add_argument("--gpus-per-worker", type=float, metavar="X", help="share of a GPU a Ray worker takes (default: 1)")
+    parser.add_argument(
+        "--gpus-per-worker", type=float, metavar="X", help="share of a GPU a Ray worker takes (default: 1)"
+    )
     parser.add_argument("--retries", type=int, metavar="N", help="times a shard is made again whose worker died")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")

@@ -56,7 +56,9 @@ class LocalEngine:
 
     def run(self, task: Task, shards: Sequence[str], out: str | None, progress: Progress) -> Iterator[ShardReport]:
         """Yield a report for each shard."""
-        return _run_here(task, shards, out, progress) if self.jobs == 1 else _run_pool(self, task, shards, out, progress)
+        return (
+            _run_here(task, shards, out, progress) if self.jobs == 1 else _run_pool(self, task, shards, out, progress)
+        )
 
 
 def _run_here(task: Task, shards: Sequence[str], out: str | None, progress: Progress) -> Iterator[ShardReport]:
@@ -141,7 +143,9 @@ def _after_loss(shard: str, out: str | None, lost: int, retries: int) -> ShardRe
     sidecar = sidecar_path(shard, out)
     remove_leftovers([sidecar])
     if lost <= retries:
-        log.warning("%s: its worker died (killed, out of memory, or crashed in a decoder); the shard is made again", shard)
+        log.warning(
+            "%s: its worker died (killed, out of memory, or crashed in a decoder); the shard is made again", shard
+        )
         return None
     error = f"{shard}: its worker died {lost} times (killed, out of memory, or crashed in a decoder); run again with one job"
     return ShardReport(shard, sidecar, "failed", error=error, attempts=lost)
@@ -195,7 +199,12 @@ def _make(number: int, shard: str) -> ShardReport:
 
 
 def make_engine(
-    name: str, *, jobs: int, address: str | None = None, gpus_per_worker: float | None = None, retries: int | None = None
+    name: str,
+    *,
+    jobs: int,
+    address: str | None = None,
+    gpus_per_worker: float | None = None,
+    retries: int | None = None,
 ) -> Engine:
     """Return the engine called "local" or "ray".
 

@@ -122,7 +122,9 @@ class Estimator:
         if images.cuda and len(valid):
             with self._device.producing():
                 masks = estimate(valid).get()
-            encoded = self._pool.map(lambda part: list(map(_encoded, part)), np.split(masks, range(_CHUNK, len(masks), _CHUNK)))
+            encoded = self._pool.map(
+                lambda part: list(map(_encoded, part)), np.split(masks, range(_CHUNK, len(masks), _CHUNK))
+            )
         else:
             encoded = self._pool.map(lambda rows: list(map(_encoded, estimate(rows))), parts)
         made = dict(zip(valid.tolist(), chain.from_iterable(encoded), strict=True))

@@ -68,7 +68,9 @@ def gray_mask(data: bytes) -> np.ndarray:
     except _DAMAGED as error:
         raise ValueError(f"a damaged PNG: {error}") from None
     if 0 < mask.max() < _LABELS_BELOW:
-        raise ValueError(f"its largest value is {mask.max()}: labels in place of 0..255; scale them so that 255 is figure")
+        raise ValueError(
+            f"its largest value is {mask.max()}: labels in place of 0..255; scale them so that 255 is figure"
+        )
     return mask
 
 

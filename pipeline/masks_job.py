@@ -306,5 +306,7 @@ def _check_names(paths: list[str], out: str | None) -> None:
     for path in paths:
         sidecar = os.path.abspath(sidecar_path(path, out))
         if sidecar in seen:
-            raise ShardError(f"{path} and {seen[sidecar]} would both write {sidecar}; run them with one folder (--out) each")
+            raise ShardError(
+                f"{path} and {seen[sidecar]} would both write {sidecar}; run them with one folder (--out) each"
+            )
         seen[sidecar] = path

@@ -186,7 +186,9 @@ class _Run:
 
     def _ask(self, progress: Callable[[int, int], None]) -> None:
         """Take the answers to the last questions, and ask each actor how far it is."""
-        answered, _ = self._ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0) if self._asked else ([], [])
+        answered, _ = (
+            self._ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0) if self._asked else ([], [])
+        )
         for question in answered:
             number = self._asked.pop(question)
             try:

@@ -160,7 +160,9 @@ def write_page(
     with Store(shards) as store, MaskStore(store, masks_dir) as masks:
         manifests = [read_manifest(path) for path in masks.sidecars if os.path.exists(path)]
         if not manifests:
-            raise ShardError(f"{masks.sidecars[0]}: no shard has a sidecar there; run 'figureground masks' or name its folder")
+            raise ShardError(
+                f"{masks.sidecars[0]}: no shard has a sidecar there; run 'figureground masks' or name its folder"
+            )
         samples = spread(len(store), limit)
         others = _other_masks(store, samples, compare, device)
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:

@@ -75,4 +75,5 @@ def kill_often(kills: int, seed: int = 0) -> tuple[int, int]:
 
 if __name__ == "__main__":
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 50
-    print("%d kills: %d before the end, %d left a temporary file; all sidecars equal" % (count, *kill_often(count)))
+    dead, left_over = kill_often(count)
+    print(f"{count} kills: {dead} before the end, {left_over} left a temporary file; all sidecars equal")

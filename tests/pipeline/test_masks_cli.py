@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from pipeline_shards import write_shards
 from PIL import Image
+from pipeline_shards import write_shards
 
 from figureground.pipeline.masks_cli import Terminated, add_masks, add_show_masks, run_masks, run_show_masks
 
@@ -115,7 +117,8 @@ def test_sigterm_ends_a_run_cleanly(tmp_path):
         "sys.exit(masks_cli.run_masks(parser.parse_args(sys.argv[1:])))\n"
     )
     arguments = [str(tmp_path / "shards"), "--out", str(tmp_path / "out"), "--device", "cpu", "--size", "32", "--quiet"]
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2] / "build" / "typing")}
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment)
     assert done.returncode == 143, done.stderr
     assert "interrupted" in done.stderr
     assert list((tmp_path / "out").iterdir()) == []

@@ -9,7 +9,15 @@ from masks_tasks import PlainTask
 from pipeline_shards import write_shards, write_tar
 
 from figureground.pipeline.masks_work import (
-    BINS, Result, ShardReport, Tally, make_sidecar, manifest_parameters, mean_share, split_parameters, usable_samples,
+    BINS,
+    Result,
+    ShardReport,
+    Tally,
+    make_sidecar,
+    manifest_parameters,
+    mean_share,
+    split_parameters,
+    usable_samples,
 )  # fmt: skip
 from figureground.shards import MaskStore, Store
 from figureground.shards.masks import read_manifest, sidecar_is_valid
