@@ -1,0 +1,109 @@
+"""The command line from a folder of images to views."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from pipeline_shards import disc_image
+
+from figureground.pipeline import cli
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    rng = np.random.default_rng(0)
+    for i in range(20):
+        target = folder / "images" / f"class{i % 2}"
+        target.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(target / f"{i:02d}.jpg"), disc_image(rng, 60, 80)[0])
+    assert cli.main(["pack", str(folder / "images"), str(folder / "shards"), "--quiet"]) == 0
+    return str(folder / "shards" / "*.tar")
+
+
+def test_index_check_masks_run(packed, capsys):
+    assert cli.main(["index", packed]) == 0
+    assert cli.main(["check", packed]) == 0
+    assert cli.main(["masks", packed, "--device", "cpu"]) == 0
+    capsys.readouterr()
+    assert (
+        cli.main(
+            [
+                "run",
+                packed,
+                "--device",
+                "cpu",
+                "--batch-size",
+                "8",
+                "--size",
+                "32",
+                "--background",
+                "swap",
+                "--epochs",
+                "2",
+            ]
+        )
+        == 0
+    )
+    out = capsys.readouterr().out
+    assert "epoch 1: 16 images" in out
+    assert "bottleneck: the " in out
+
+
+def test_show_views_draws_and_describes(packed, tmp_path, capsys):
+    sheet = tmp_path / "sheet.png"
+    arguments = [
+        "show",
+        "views",
+        packed,
+        "--device",
+        "cpu",
+        "--background",
+        "swap",
+        "--p",
+        "1",
+        "--index",
+        "3",
+        "7",
+        "--out",
+        str(sheet),
+    ]
+    assert cli.main(arguments) == 0
+    out = capsys.readouterr().out
+    assert out.count("crop ") == 4
+    assert "background swap from sample" in out
+    first = np.asarray(Image.open(sheet))
+    assert first.shape[1] > 700
+    assert cli.main(arguments) == 0
+    np.testing.assert_array_equal(np.asarray(Image.open(sheet)), first)
+
+
+def test_check_finds_what_is_wrong(tmp_path, capsys):
+    from pipeline_shards import write_tar
+
+    write_tar(tmp_path / "bad.tar", [("a.jpg", b"not an image"), ("b.cls", b"1")])
+    assert cli.main(["index", str(tmp_path / "bad.tar")]) == 0
+    capsys.readouterr()
+    assert cli.main(["check", str(tmp_path / "bad.tar")]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert any("a" in line and "not an image" in line for line in lines)
+    assert any("b" in line and "no image" in line for line in lines)
+
+
+def test_exit_codes_and_sentences(packed, tmp_path, capsys):
+    assert cli.main(["run", str(tmp_path / "none-*.tar"), "--device", "cpu"]) == 1
+    assert "none-*.tar" in capsys.readouterr().err
+    assert cli.main(["run", packed, "--device", "cpu", "--batch-size", "500"]) == 2
+    assert "drop_last=True needs at least" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as usage:
+        cli.main(["fly"])
+    assert usage.value.code == 2
+
+
+def test_help_names_every_verb(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    out = capsys.readouterr().out
+    assert all(verb in out for verb in ("pack", "index", "check", "masks", "show", "run"))
