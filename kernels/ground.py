@@ -89,7 +89,8 @@ def inpaint_figures(
 
 def _levels(height: int, width: int) -> np.ndarray:
     """Return height, width and first cell of each level above the views, (levels, 3) int64; the last one is 1 x 1."""
-    levels, first = [], 0
+    levels: list[tuple[int, int, int]] = []
+    first = 0
     while not levels or height * width > 1:
         height, width = -(-height // 2), -(-width // 2)
         levels.append((height, width, first))
@@ -251,11 +252,13 @@ def _cuda(views: Any, masks: Any, threshold: int, margin: int, out: Any) -> None
     rule = np.int32(threshold), np.int32(margin)
     launch("ground", "ground_begin", *start(total), (views, masks, *size, *rule, np.int64(total), unknown, cells[0]))
     for (h, w), fine, coarse in zip(levels, cells, cells[1:]):
-        launch("ground", "ground_push", *start(coarse.size), (fine, np.int32(h), np.int32(w), np.int64(coarse.size), coarse))
+        args = fine, np.int32(h), np.int32(w), np.int64(coarse.size), coarse
+        launch("ground", "ground_push", *start(coarse.size), args)
     h, w = levels[-1]
     launch("ground", "ground_coarse", (3 * count,), (256,), (cells[-1], np.int32(h), np.int32(w)))
     for (h, w), fine, coarse in reversed(list(zip(levels, cells, cells[1:]))):
-        launch("ground", "ground_pull", *start(fine.size), (coarse, np.int32(h), np.int32(w), np.int64(fine.size), fine))
+        args = coarse, np.int32(h), np.int32(w), np.int64(fine.size), fine
+        launch("ground", "ground_pull", *start(fine.size), args)
     vector = 4 if width % 4 == 0 and aligned(views, out, unknown, to=4) else 1
     total = views.size // vector
     launch("ground", f"ground_end{vector}", *start(total), (views, unknown, cells[0], *size, np.int64(total), out))

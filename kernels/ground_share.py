@@ -130,7 +130,8 @@ def _cuda(masks: Any, edges: np.ndarray, out: Any) -> None:
     sums = xp.empty((count, height, width), np.uint32)
     size = np.int32(height), np.int32(width)
     rows, columns = count * height, count * width
-    launch("ground_share", "ground_share_rows", (-(-rows // 8),), (256,), (masks, np.int32(width), np.int64(rows), sums))
+    args: tuple[Any, ...] = masks, np.int32(width), np.int64(rows), sums
+    launch("ground_share", "ground_share_rows", (-(-rows // 8),), (256,), args)
     launch("ground_share", "ground_share_columns", (-(-columns // 256),), (256,), (*size, np.int64(columns), sums))
     args = (sums, xp.asarray(edges), *size, np.int32(edges.shape[1]), np.int64(out.size), out)
     launch("ground_share", "ground_share_boxes", (-(-out.size // 256),), (256,), args)

@@ -24,9 +24,10 @@ static __device__ void pass_twice(u8* here, u8* high, u8* low, int first, int st
     for (int k = n - 2; k >= 0; k--) path = step(here, high, low, first + k * stride, path);
 }
 
-extern "C" __global__ void saliency_barrier_scan(const u8* __restrict__ planes, u8* __restrict__ cost, int height,
-                                                 int width, int pitch, int rounds) {
-    extern __shared__ unsigned char memory[];
+extern "C" __global__ void saliency_barrier_scan(const u8* __restrict__ planes, u8* __restrict__ cost, u8* scratch,
+                                                 int height, int width, int pitch, int rounds, int fits) {
+    extern __shared__ unsigned char shared[];
+    u8* memory = fits ? shared : scratch + (long long)blockIdx.x * 3 * height * pitch;
     u8 *here = memory, *high = memory + height * pitch, *low = high + height * pitch;
     const u8* plane = planes + (long long)blockIdx.x * height * width;
     for (int i = threadIdx.x; i < height * width; i += blockDim.x) {

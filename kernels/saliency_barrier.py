@@ -24,6 +24,8 @@ from .launch import launch
 
 ROUNDS = 2
 """Rounds of passes: down, up, right, left."""
+MOST_SHARED = 96 * 1024
+"""Shared memory that every CUDA device since Volta grants a block [bytes]; larger images use global memory."""
 _GROUP = 4
 """Images side by side in a row, so that a row fills many registers."""
 
@@ -139,7 +141,7 @@ def _subtract(high, low, out):  # type: ignore[no-untyped-def]
 
 
 def _cuda(planes: Any) -> Any:
-    """One block per image and channel, all in shared memory; a thread owns a column, then a row."""
+    """One block per image and channel, all in shared memory if it fits; a thread owns a column, then a row."""
     xp = array_module(planes)
     count, _, height, width = planes.shape
     cost = xp.empty(planes.shape, np.uint8)
@@ -147,6 +149,10 @@ def _cuda(planes: Any) -> Any:
         pitch = -(-width // 4) * 4
         pitch += 4 * (pitch % 8 == 0)  # an odd number of words: rows start in different banks
         threads = -(-max(height, width) // 32) * 32
-        args = (planes, cost, np.int32(height), np.int32(width), np.int32(pitch), np.int32(ROUNDS))
-        launch("saliency_barrier", "saliency_barrier_scan", (3 * count,), (threads,), args, shared=3 * height * pitch)
+        memory = 3 * height * pitch
+        fits = memory <= MOST_SHARED
+        scratch = xp.empty(1 if fits else 3 * count * memory, np.uint8)
+        size = (np.int32(height), np.int32(width), np.int32(pitch), np.int32(ROUNDS), np.int32(fits))
+        grid, shared = (3 * count,), memory if fits else 0
+        launch("saliency_barrier", "saliency_barrier_scan", grid, (threads,), (planes, cost, scratch, *size), shared=shared)
     return cost

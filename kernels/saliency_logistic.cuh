@@ -52,7 +52,7 @@ static __device__ float class_middle(Levels& levels, long long total) {
     int level = levels.level[0];
     long long left = levels.below[level], left_mass = levels.mass[level];
     __syncthreads();
-    if (!(best > 0)) return 1.0f;
+    if (!(best > 0)) return 2.0f;  // above all: no figure
     double low = (double)left_mass / (double)left, high = (double)(mass - left_mass) / (double)(total - left);
     return (float)((low + high) / 510.0);
 }

@@ -46,7 +46,16 @@ def sharpen_maps(maps: Any) -> Any:
 
 
 def sharpen_field(field: Any) -> Any:
-    """Do the same for maps in float32, 0 to 255.
+    """Do the same for maps that are not rounded yet.
+
+    Parameters
+    ----------
+    field : (N, H, W) float32
+        Saliency, 0 to 255.
+
+    Returns
+    -------
+    (N, H, W) uint8, on the device of `field`.
 
     Examples
     --------
@@ -79,7 +88,7 @@ def decay(x):  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def class_middle(counts, total):  # type: ignore[no-untyped-def]
-    """Return half-way between the means of the two Otsu classes of 256 counts, in 0..1; 1 if there is one class only."""
+    """Return half-way between the means of the two Otsu classes of 256 counts, in 0..1; 2 if there is one class only."""
     mass = np.int64(0)
     for level in range(256):
         mass += level * counts[level]
@@ -94,7 +103,7 @@ def class_middle(counts, total):  # type: ignore[no-untyped-def]
             if between > best:
                 best, left, left_mass, found = between, below, mass_below, True
     if not found:
-        return ONE
+        return F(2)  # above all: no figure
     low, high = float(left_mass) / float(left), float(mass - left_mass) / float(total - left)
     return F((low + high) / 510.0)
 

@@ -107,7 +107,8 @@ def _cosines(size: int) -> np.ndarray:
 
 def _image_signature(images: np.ndarray) -> np.ndarray:
     down, along = _cosines(images.shape[2]), _cosines(images.shape[3])
-    signs = np.sign(down @ lab_planes(images)[0].astype(np.float64) @ along.T)
+    frequencies = down @ lab_planes(images)[0].astype(np.float64) @ along.T
+    signs = np.sign(np.where(abs(frequencies) > 1e-6, frequencies, 0))  # the sign of a rounding error is no signature
     saliency = ((down.T @ signs @ along) ** 2).mean(axis=1)
     return _smooth(saliency, _gaussian(0.045 * images.shape[3]))
 

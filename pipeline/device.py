@@ -142,15 +142,15 @@ def make_device(name: str) -> Device:
         return HostDevice()
     kind, _, index = name.partition(":")
     if kind != "cuda" or (index and not index.isdigit()):
-        raise ValueError(f"Loader: device must be 'cpu', 'cuda' or 'cuda:N', got {name!r}")
+        raise ValueError(f"device must be 'cpu', 'cuda' or 'cuda:N', got {name!r}")
     if not torch.cuda.is_available():
         raise RuntimeError(
-            f"Loader: device={name!r} needs a CUDA GPU and a CUDA build of torch, found none; pass device='cpu'"
+            f"device={name!r} needs a CUDA GPU and a CUDA build of torch, found none; pass device='cpu'"
         )
     try:
         import cupy  # noqa: F401
     except ImportError as error:
         raise RuntimeError(
-            f"Loader: device={name!r} needs CuPy ({error}); install figureground[cuda13] or figureground[cuda12]"
+            f"device={name!r} needs CuPy ({error}); install figureground[cuda13] or figureground[cuda12]"
         ) from error
     return CudaDevice(int(index) if index else torch.cuda.current_device())

@@ -251,8 +251,8 @@ def run_task(
                 bar.finish(report, number_of[report.shard])
         finally:
             getattr(running, "close", lambda: None)()
-            if len(reports) < len(plans):  # interrupted
-                remove_leftovers(sidecar_path(path, folder) for path in paths)
+            # Once more: workers of a run that was killed just before this one may have lived on for a moment.
+            remove_leftovers(sidecar_path(path, folder) for path in paths)
     return MasksReport(task.method, tuple(reports[path] for path in paths), time.perf_counter() - began)
 
 

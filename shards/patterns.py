@@ -1,4 +1,4 @@
-"""Turn what a user types (paths, folders, globs, brace patterns) into a sorted list of shards."""
+"""Turn what a user types (paths, folders, globs, brace patterns, URLs) into a sorted list of shards."""
 
 from __future__ import annotations
 
@@ -7,32 +7,44 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .errors import ShardError
+from .urls import is_url, shown
+
+if TYPE_CHECKING:
+    from .remote import Remote
 
 _RANGE = re.compile(r"(\d+)\.\.(\d+)(?:\.\.(\d+))?")
+_LISTED, _LISTED_WEB = re.compile(r"[*?\[]"), re.compile(r"\*")
 SIDECAR_ENDING = ".masks.tar"
 """Tars with this ending hold the masks of another shard; folders and globs pass them over."""
 
 
-def expand(patterns: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
+def expand(
+    patterns: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], remote: Remote | None = None
+) -> list[str]:
     """List the shards that patterns name.
 
     Parameters
     ----------
     patterns : str, path or sequence of these
         Each one is an existing file, a folder (all its `*.tar`), a glob (`*`, `?`, `[...]`, `**`), or a brace pattern
-        (`{000..099}`, `{0..9..2}`, `{train,val}`, nested too) of any of these.
+        (`{000..099}`, `{0..9..2}`, `{train,val}`, nested too) of any of these. With `remote`, URLs too: brace patterns,
+        globs and folders (ending in `/`) of stores that can be listed; whether a URL without a glob exists is not asked.
+    remote : Remote, optional
+        Opens URLs; without it a URL is an error.
 
     Returns
     -------
     list of str
-        Sorted by absolute path, each once. Mask sidecars (`*.masks.tar`) are left out unless named.
+        Sorted by absolute path or URL, each once. Mask sidecars (`*.masks.tar`) are left out unless named.
 
     Raises
     ------
     ShardError
-        If a pattern matches nothing, or a file it names does not exist, or it is a URL.
+        If a pattern matches nothing, or a file it names does not exist, or it is a URL that is not opened here. Commands
+        (`pipe:`) and chained URLs (`simplecache::s3://`) never are.
 
     Examples
     --------
@@ -48,6 +60,9 @@ def expand(patterns: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) 
     listed = [patterns] if isinstance(patterns, (str, os.PathLike)) else patterns
     found: dict[str, str] = {}
     for pattern in listed:
+        if remote is not None and isinstance(pattern, str) and is_url(pattern):
+            found.update((url, url) for url in _expand_url(pattern, remote))
+            continue
         for shard in _expand_one(os.path.expanduser(os.fspath(pattern))):
             found.setdefault(os.path.abspath(shard), os.path.normpath(shard))
     if not found:
@@ -107,8 +122,17 @@ def _options(inside: str) -> list[str]:
 def _expand_one(pattern: str) -> list[str]:
     if os.path.isfile(pattern):
         return [pattern]
+    if pattern.startswith("pipe:"):
+        raise ShardError(
+            f"{pattern[:60]}: a shard must be a file or URL, got a command, which is never run; name the file"
+        )
+    if is_url(pattern):
+        raise ShardError(
+            f"{shown(pattern)}: a shard must be a local file, got a URL; fetch it into a local folder first, or open it "
+            f"with Store(..., cache=ShardCache(folder, max_bytes))"
+        )
     if "://" in pattern:
-        raise ShardError(f"{pattern}: a shard must be a local file, got a URL; fetch it into a local folder first")
+        raise ShardError(f"{pattern}: a shard must be a file or a URL protocol://..., got a chained URL; name the file")
     found, missing = [], []
     for path in expand_braces(pattern):
         matches = _matches(path)
@@ -119,6 +143,22 @@ def _expand_one(pattern: str) -> list[str]:
         raise ShardError(f"{pattern}: no shard matches; check the path")
     if missing:
         raise ShardError(f"{pattern}: {len(missing)} of its shards do not exist, the first is {missing[0]}")
+    return found
+
+
+def _expand_url(pattern: str, remote: Remote) -> list[str]:
+    """List the shards that a URL with braces, globs or a folder at the end names."""
+    found: list[str] = []
+    for url in expand_braces(pattern):
+        listing = url + "*.tar" if url.endswith("/") else url
+        if not (_LISTED if not url.startswith(("http://", "https://")) else _LISTED_WEB).search(listing):
+            found.append(url)
+            continue
+        hide = not url.endswith(SIDECAR_ENDING)
+        matches = [name for name in remote.list(listing) if not (hide and name.endswith(SIDECAR_ENDING))]
+        if not matches:
+            raise ShardError(f"{shown(url)}: no shard matches; check the URL")
+        found += matches
     return found
 
 

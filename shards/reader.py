@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
@@ -21,6 +21,11 @@ from .index import index_path, load_index
 from .index_text import ShardIndex, unescape_name
 from .maps import Maps
 from .patterns import expand
+from .urls import is_url, shown, url_name
+
+if TYPE_CHECKING:
+    from .cache import ShardCache
+    from .fetched import FetchedMaps
 
 __all__ = ["IMAGE_EXTS", "Store", "expand", "shard_fingerprint"]
 
@@ -49,12 +54,17 @@ class Store:
     image_exts : sequence of str
         Extensions of images without the dot, lower case; the first one a sample has is its image.
     max_open : int, optional
-        Shards kept mapped at a time; by default half of the process's limit of open files, from 16 to 4096.
+        Shards kept mapped at a time; by default half of the process's limit of open files, from 16 to 4096. Of remote
+        shards at most a quarter of what the cache can hold.
+    cache : ShardCache, optional
+        Where shards of stores (`s3://`, `gs://`, `https://` ...) are kept; needed for URLs. Their indexes are fetched now,
+        a shard when one of its samples is first asked for, or ahead of it (see `need`).
 
     Raises
     ------
     ShardError
-        If a shard is missing, damaged, compressed or no tar, or its index is stale.
+        If a shard is missing, damaged, compressed or no tar, or its index is stale, or it is a URL and there is no cache,
+        or one that cannot hold two shards.
     ValueError
         If `index` or `image_exts` is not legal.
 
@@ -88,6 +98,7 @@ class Store:
         index: Literal["auto", "require"] = "auto",
         image_exts: Sequence[str] = IMAGE_EXTS,
         max_open: int | None = None,
+        cache: ShardCache | None = None,
     ) -> None:
         if index not in ("auto", "require"):
             raise ValueError(f"Store: index must be 'auto' or 'require', got {index!r}")
@@ -95,12 +106,21 @@ class Store:
             raise ValueError(f"Store: image_exts must be a sequence of extensions, got {image_exts!r}")
         if max_open is not None and max_open < 1:
             raise ValueError(f"Store: max_open must be at least 1, got {max_open}")
-        self._paths = [os.path.abspath(shard) for shard in expand(shards)]
-        status = np.array([_status(path) for path in self._paths], np.int64).reshape(-1, 2)
-        indexes = _load_indexes(self._paths, index)
+        found = expand(shards, None if cache is None else cache.remote)
+        self._paths = [shown(shard) if is_url(shard) else os.path.abspath(shard) for shard in found]
+        self._names = [url_name(shard) if is_url(shard) else os.path.basename(shard) for shard in found]
+        self._fetched: FetchedMaps | None = None
+        if cache is not None and any(map(is_url, found)):
+            from .fetched import open_shards  # local shards do without
+
+            indexes, self._fetched = open_shards(found, cache, index, max_open)
+            self._maps: Maps = self._fetched
+        else:
+            status = np.array([_status(path) for path in self._paths], np.int64).reshape(-1, 2)
+            indexes = _load_indexes(self._paths, index)
+            self._maps = Maps(self._paths, status, max_open)
         self._digests = [found.digest for found in indexes]
-        self._starts = [0, *np.cumsum([len(found) for found in indexes], dtype=np.int64).tolist()]
-        self._maps = Maps(self._paths, status, max_open)
+        self._starts = [0, *np.cumsum([len(each) for each in indexes], dtype=np.int64).tolist()]
         self._join(indexes)
         self.image_exts = tuple(ext.lower().lstrip(".") for ext in image_exts)
         self._image = self._rows_of(self.image_exts)
@@ -149,8 +169,26 @@ class Store:
 
     @property
     def shards(self) -> list[str]:
-        """Absolute paths of the shards, in order."""
+        """Absolute paths of the shards, in order; URLs without passwords and signatures."""
         return list(self._paths)
+
+    @property
+    def is_remote(self) -> bool:
+        """Tell whether some shards are fetched: visit them in windows, and say what is needed (`need`)."""
+        return self._fetched is not None
+
+    def need(self, shards: Sequence[int]) -> None:
+        """Say which shards are needed from now on, the next one first: remote ones are fetched ahead and kept.
+
+        All other remote shards may be evicted. Local shards need nothing.
+
+        Raises
+        ------
+        RuntimeError
+            If a store with remote shards was closed.
+        """
+        if self._fetched is not None:
+            self._fetched.need(shards)
 
     @property
     def starts(self) -> np.ndarray:
@@ -251,8 +289,8 @@ class Store:
     def fingerprint(self) -> str:
         """SHA-256 over the shards' names, sizes and indexes: the same wherever the folder lies."""
         digest = hashlib.sha256()
-        for number, path in enumerate(self._paths):
-            digest.update(os.fsencode(os.path.basename(path)) + b"\0" + self.shard_fingerprint(number).encode())
+        for number, name in enumerate(self._names):
+            digest.update(os.fsencode(name) + b"\0" + self.shard_fingerprint(number).encode())
         return digest.hexdigest()
 
     def shard_fingerprint(self, shard: int) -> str:

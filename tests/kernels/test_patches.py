@@ -127,7 +127,9 @@ def test_the_public_functions_on_cuda(host_cuda):
     seeds = _seeds(4)
 
     def run():
-        shuffled = patches.shuffle_patches(views, seeds=seeds, grid=3, masks=masks, region="figure", apply=np.arange(4) > 0)
+        shuffled = patches.shuffle_patches(
+            views, seeds=seeds, grid=3, masks=masks, region="figure", apply=np.arange(4) > 0
+        )
         moved = patches.permute_patches(masks[:, None], shuffled[1], grid=3)
         return [*shuffled, moved, *patches.mix_patches(views, seeds=seeds[:2], patch=3)]
 
@@ -143,7 +145,8 @@ def test_shuffle_properties():
     views, masks = _views(6, 28, 28)
     seeds = _seeds(6)
     shuffled, permutation = patches.shuffle_patches(views, seeds=seeds, grid=7)
-    assert (np.sort(permutation) == np.arange(49)).all() and len({row.tobytes() for row in permutation}) == 6
+    assert (np.sort(permutation) == np.arange(49)).all()
+    assert len({row.tobytes() for row in permutation}) == 6
     np.testing.assert_array_equal(np.sort(shuffled.reshape(6, 3, -1)), np.sort(views.reshape(6, 3, -1)))
     # The inverse brings the view back; a view depends on its own seed alone.
     back = patches.permute_patches(shuffled, np.argsort(permutation).astype(np.int16), grid=7)
@@ -166,7 +169,8 @@ def test_fraction_counts():
     for fraction, most in [(0.0, 0), (0.04, 1), (0.3, 30), (1.0, 100)]:
         _, permutation = patches.shuffle_patches(views, seeds=_seeds(20), grid=10, fraction=fraction)
         moved = (permutation != np.arange(100)).sum(1)
-        assert moved.max() <= max(most, 4) and (most < 30 or moved.min() > 0.8 * most)
+        assert moved.max() <= max(most, 4)
+        assert most < 30 or moved.min() > 0.8 * most
 
 
 def test_mix_shows_every_patch_once():
@@ -180,7 +184,8 @@ def test_mix_shows_every_patch_once():
 def test_empty():
     empty, none = np.empty((0, 3, 8, 8), np.uint8), np.empty(0, np.uint64)
     shuffled, permutation = patches.shuffle_patches(empty, seeds=none, grid=2)
-    assert shuffled.shape == empty.shape and permutation.shape == (0, 4)
+    assert shuffled.shape == empty.shape
+    assert permutation.shape == (0, 4)
     assert patches.mix_patches(empty, seeds=none, patch=4)[1].shape == (0, 4)
     assert patches.permute_patches(empty, permutation, grid=2).shape == empty.shape
 
@@ -209,7 +214,7 @@ def test_shuffle_messages(change, says):
 
 def test_other_messages():
     views, seeds = np.zeros((4, 3, 8, 8), np.uint8), np.zeros(2, np.uint64)
-    with pytest.raises(ValueError, match="mix_patches: group must be 2 .. 8 and divide N = 4, got 3"):
+    with pytest.raises(ValueError, match=r"mix_patches: group must be 2 .. 8 and divide N = 4, got 3"):
         patches.mix_patches(views, seeds=seeds, group=3)
     with pytest.raises(ValueError, match="mix_patches: patch must divide H and W = 8, 8, got 3"):
         patches.mix_patches(views, seeds=seeds, patch=3)

