@@ -1,6 +1,7 @@
 """From decoded images, masks and plans to views: the recipe of the papers, one kernel after the other.
 
-    geometry of image, mask and donor, composite (one kernel) -> colour jitter and grayscale -> blur -> solarize, normalise
+    geometry of image, mask and donor, composite (one kernel) -> colour jitter and grayscale -> blur -> patches
+    -> solarize and normalise (one kernel)
 
 On the CPU a batch is cut into chunks of samples that stay in cache, worked by a few threads; the kernels release the GIL. On
 a GPU each kernel is launched once per view for the whole batch, on CuPy's current stream.
@@ -19,9 +20,12 @@ from figureground.kernels.arrays import Ragged, array_module
 from figureground.kernels.background import composite_views
 from figureground.kernels.blur import gaussian_blur
 from figureground.kernels.color import jitter_color, solarize
+from figureground.kernels.fourier import randomize_phase
 from figureground.kernels.normalize import normalize_views
+from figureground.kernels.patches import shuffle_patches
 from figureground.kernels.resample import RENDER_DTYPE, full_rows, render_views
 from figureground.kernels.saliency import estimate_saliency
+from figureground.kernels.tiles import tile_patches
 
 from .config import Recipe, StagePoint
 from .plan import BACKGROUND_MODES
@@ -29,6 +33,7 @@ from .plan import BACKGROUND_MODES
 SALIENCY_PX = 112
 """Side of the square on which masks are estimated, and of sidecar masks."""
 _CHUNK = 8
+_SEED_STEP = np.uint64(0x9E3779B97F4A7C15)
 _RENDER_MODES = {"none": 0, "constant": 1, "grey": 1, "random": 2, "swap": 2, "mean": 3, "noise": 4}
 _CODES = np.array([_RENDER_MODES[name] for name in BACKGROUND_MODES], np.int32)
 
@@ -82,6 +87,12 @@ def _negative_rows(rows: np.ndarray, donor: np.ndarray) -> np.ndarray:
     return table
 
 
+def _without_masks(table: np.ndarray) -> np.ndarray:
+    table = table.copy()
+    table["mask"], table["mode"] = -1, 0
+    return table
+
+
 def _color_arguments(rows: np.ndarray) -> dict[str, Any]:
     order = np.where(rows["jitter"][:, None] == 1, rows["jitter_order"], 255).astype(np.uint8)
     return {"factors": rows["jitter_factors"], "order": order, "grayscale": rows["grayscale"]}
@@ -120,7 +131,7 @@ class Augmenter:
     masks : bool
         Also return the masks of each view.
     negatives : bool
-        Make the swap negative, if the recipe swaps.
+        Make the swap negative, if the recipe swaps, and the recipe's other negatives.
     threads : int
         CPU threads; ignored on a GPU.
     """
@@ -139,7 +150,9 @@ class Augmenter:
         self._dtype = dtype
         self._channels_last = channels_last
         self._masks = masks
-        self._negatives = negatives and recipe.swaps
+        self._swaps = negatives and recipe.swaps
+        self._patches = negatives and recipe.negatives is not None
+        self._by_region = [v.patch_shuffle is not None and v.patch_shuffle.region != "all" for v in recipe.views]
         self._pool = ThreadPoolExecutor(threads, "figureground-augment") if threads > 1 else None
 
     def close(self) -> None:
@@ -180,40 +193,46 @@ class Augmenter:
         -------
         views : list of (B, 3, S, S) arrays, or (B, S, S, 3) with channels_last
         view_masks : list of (B, S, S) uint8, or None
-        negatives : (B, 3, S, S) like views[0], or None
+        negatives : (B, n, 3, S, S), or (B, n, S, S, 3), or None
+            The swap negative first.
         """
         recipe, count = self._recipe, len(plans[0])
-        shapes = [self._shape(count, view.crop.size) for view in recipe.views]
-        views = [empty(shape, "view") for shape in shapes]
-        view_masks = [empty((count, v.crop.size, v.crop.size), "mask") for v in recipe.views] if self._masks else None
-        negatives = empty(shapes[0], "view") if self._negatives else None
+        sizes = [view.crop.size for view in recipe.views]
+        views = [empty(self._shape(count, size), "view") for size in sizes]
+        view_masks = [empty((count, size, size), "mask") for size in sizes] if self._masks else None
+        extra = self._swaps + (recipe.negatives.count if self._patches and recipe.negatives else 0)
+        negatives = empty((count, extra, *self._shape(count, sizes[0])[1:]), "view") if extra else None
         tables = [
             _render_rows(rows, slots.image, slots.donor[v], slots.mask_valid)
-            for v, rows in enumerate(plans[: len(recipe.views)])
+            for v, rows in enumerate(plans[: len(sizes)])
         ]
-        fill = _negative_rows(plans[-1], slots.donor[-1]) if self._negatives else None
+        fill = _negative_rows(plans[-1], slots.donor[-1]) if self._swaps else None
 
         def work(part: slice) -> None:
-            for v, rows in enumerate(plans[: len(recipe.views)]):
-                size = (recipe.views[v].crop.size,) * 2
-                hard_negative = v == 0 and fill is not None
-                table = tables[v][part]
-                needs_mask = masks is not None and (self._masks or hard_negative or bool(table["mode"].any()))
-                if not needs_mask:
-                    table = table.copy()
-                    table["mask"] = -1
-                rendered, mask = render_views(images, table, size, masks=masks if needs_mask else None)
+            for v, rows in enumerate(plans[: len(sizes)]):
+                shape, query = (sizes[v], sizes[v]), v == 0
+                needs = (
+                    self._masks or (query and self._swaps) or self._by_region[v] or bool(tables[v]["mode"][part].any())
+                )
+                table = tables[v][part] if masks is not None and needs else _without_masks(tables[v][part])
+                geometry, mask = render_views(images, table, shape, masks=masks if needs else None)
                 if view_masks is not None:
                     view_masks[v][part] = 0 if mask is None else mask
-                if hard_negative:
-                    assert fill is not None
-                    hard, _ = render_views(images, fill[part], size)
+                others = []
+                if query and fill is not None:
+                    hard, _ = render_views(images, fill[part], shape)
                     if mask is not None:
                         # Without a mask there is no background to share: the negative is the other image alone.
-                        mask[array_module(mask).asarray(~slots.mask_valid[slots.image[part]])] = 255
-                        composite_views(hard, rendered, mask, out=hard)
-                    self._finish(hard, rows[part], negatives[part])
-                self._finish(rendered, rows[part], views[v][part])
+                        shared = mask.copy()
+                        shared[array_module(mask).asarray(~slots.mask_valid[slots.image[part]])] = 255
+                        hard = composite_views(hard, geometry, shared)
+                    others.append(self._color(hard, rows[part]))
+                view = self._color(geometry, rows[part])
+                if query and self._patches:
+                    others += self._diminished(view, rows[part])
+                self._normalize(self._shuffle_patches(v, view, rows[part], mask), rows[part], views[v][part])
+                if query and negatives is not None:
+                    self._normalize_negatives(others, rows[part], negatives[part])
 
         if images.cuda:
             work(slice(0, count))
@@ -236,25 +255,55 @@ class Augmenter:
                 views = made
         return views
 
-    def _finish(self, views: Any, rows: np.ndarray, out: Any) -> None:
+    def _color(self, views: Any, rows: np.ndarray) -> Any:
+        """Run jitter, grayscale and blur, in place; solarize is left to the normalisation."""
         views = self._run_stages("composite", views, rows)
         if rows["jitter"].any() or rows["grayscale"].any():
             jitter_color(views, **_color_arguments(rows), out=views)
         if rows["blur"].any():
             gaussian_blur(views, np.where(rows["blur"] == 1, rows["blur_sigma"], 0).astype(np.float32), out=views)
+        return views
+
+    def _shuffle_patches(self, view: int, views: Any, rows: np.ndarray, masks: Any) -> Any:
+        shuffle = self._recipe.views[view].patch_shuffle
+        if shuffle is None or not rows["patch_shuffle"].any() or (shuffle.region != "all" and masks is None):
+            return views
+        masks = None if shuffle.region == "all" else masks
+        apply = rows["patch_shuffle"].astype(bool)
+        shuffled, _ = shuffle_patches(
+            views, seeds=rows["seed"], grid=shuffle.grid, fraction=shuffle.fraction, masks=masks, region=shuffle.region,
+            apply=apply, out=views,
+        )  # fmt: skip
+        return shuffled
+
+    def _diminished(self, queries: Any, rows: np.ndarray) -> list[Any]:
+        """Make the recipe's negatives of the coloured query; solarize and normalisation act on pixels and commute with it."""
+        negatives = self._recipe.negatives
+        assert negatives is not None
+        if negatives.kind == "patch":
+            largest = min(queries.shape[2:]) - 1
+            side = (min(negatives.side[0], largest), min(negatives.side[1], largest))
+            tiles = tile_patches(queries, seeds=rows["seed"], side_range=side, count=negatives.count)
+            return [tiles[:, k] for k in range(negatives.count)]
+        steps = np.arange(1, negatives.count + 1, dtype=np.uint64) * _SEED_STEP
+        return [randomize_phase(queries, seeds=rows["seed"] + step) for step in steps]
+
+    def _normalize_negatives(self, negatives: list[Any], rows: np.ndarray, out: Any) -> None:
+        """Normalise (n, 3, S, S) negatives of each kind into (n, kinds, ...)."""
+        count = len(negatives)
+        stacked = (
+            array_module(negatives[0]).stack(negatives, axis=1).reshape(len(rows) * count, *negatives[0].shape[1:])
+        )
+        self._normalize(stacked, np.repeat(rows, count), out.reshape(len(rows) * count, *out.shape[2:]))
+
+    def _normalize(self, views: Any, rows: np.ndarray, out: Any) -> None:
         thresholds = np.where(rows["solarize"] == 1, rows["solarize_threshold"], 256).astype(np.int32)
-        recipe = self._recipe
+        recipe, last = self._recipe, self._channels_last
         if any(stage.after == "color" for stage in recipe.stages):
             views = self._run_stages("color", solarize(views, thresholds, out=views), rows)
             thresholds = np.full(len(rows), 256, np.int32)
         normalize_views(
-            views,
-            recipe.mean,
-            recipe.std,
-            dtype=self._dtype,
-            channels_last=self._channels_last,
-            solarize=thresholds,
-            out=out,
-        )
+            views, recipe.mean, recipe.std, dtype=self._dtype, channels_last=last, solarize=thresholds, out=out
+        )  # fmt: skip
         if any(stage.after == "normalize" for stage in recipe.stages):
             out[...] = self._run_stages("normalize", out, rows)

@@ -15,6 +15,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 BackgroundMode = Literal["remove", "random", "swap"]
 Fill = Literal["constant", "grey", "mean", "noise"]
+Region = Literal["all", "figure", "ground"]
+NegativeKind = Literal["patch", "texture"]
 
 
 def _probability(owner: str, **values: float) -> None:
@@ -123,8 +125,52 @@ class Background:
 
 
 @dataclass(frozen=True)
+class PatchShuffle:
+    """Permute the cells of a grid over a view."""
+
+    grid: int = 7
+    """Cells along each side; pixels beyond the last whole cell stay."""
+    p: float = 0.2
+    """Probability."""
+    fraction: float = 1.0
+    """Share of the cells that are permuted among themselves."""
+    region: Region = "all"
+    """"figure" or "ground": only cells whose mean mask is at least, or below, one half (a view without a mask: no cell)."""
+
+    def __post_init__(self) -> None:
+        _probability("PatchShuffle", p=self.p, fraction=self.fraction)
+        if not 2 <= self.grid <= 64:
+            raise ValueError(f"PatchShuffle: grid must be 2..64 cells, got {self.grid}")
+        if self.region not in ("all", "figure", "ground"):
+            raise ValueError(f"PatchShuffle: region must be 'all', 'figure' or 'ground', got {self.region!r}")
+
+
+@dataclass(frozen=True)
+class Negatives:
+    """Extra negatives made of the augmented query (Ge et al. 2021, "Robust contrastive learning using negative samples with
+    diminished semantics"). The loss's weight alpha belongs to the trainer."""
+
+    kind: NegativeKind = "patch"
+    """"patch": square patches of the query, drawn with replacement, tiled; "texture": the query's own spectrum with random
+    phase (Galerne, Gousseau and Morel 2011), in place of the paper's offline texture synthesis."""
+    count: int = 1
+    """Negatives per query."""
+    side: tuple[int, int] = (16, 72)
+    """For "patch": range of the patches' side [px], both ends included. The paper's code has 16..72, 16..56 and 16..48 in three
+    places; the experiments' is the default. Ends above the view are cut to it."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("patch", "texture"):
+            raise ValueError(f"Negatives: kind must be 'patch' or 'texture', got {self.kind!r}")
+        if self.count < 1:
+            raise ValueError(f"Negatives: count must be at least 1, got {self.count}")
+        if not 1 <= self.side[0] <= self.side[1]:
+            raise ValueError(f"Negatives: side must be (low, high) with 1 <= low <= high [px], got {self.side}")
+
+
+@dataclass(frozen=True)
 class View:
-    """One view: crop, flip, background, then colour jitter, grayscale, blur, solarize, in this order."""
+    """One view: crop, flip, background, then colour jitter, grayscale, blur, patch shuffle, solarize, in this order."""
 
     crop: Crop = field(default_factory=Crop)
     flip_p: float = 0.5
@@ -138,6 +184,7 @@ class View:
     solarize_threshold: int = 128
     """Values at or above it are inverted, 0..255."""
     background: Background | None = None
+    patch_shuffle: PatchShuffle | None = None
 
     def __post_init__(self) -> None:
         _probability("View", flip_p=self.flip_p, grayscale_p=self.grayscale_p, solarize_p=self.solarize_p)
@@ -173,6 +220,8 @@ class Recipe:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     """Per channel, of values in [0, 1]."""
     std: tuple[float, float, float] = IMAGENET_STD
+    negatives: Negatives | None = None
+    """Extra negatives of each query, handed out by `format="dict"`; the swap negative comes before them."""
 
     def __post_init__(self) -> None:
         if not self.views:
@@ -182,8 +231,11 @@ class Recipe:
 
     @property
     def uses_masks(self) -> bool:
-        """True if a view has a background augmentation."""
-        return any(view.background is not None for view in self.views)
+        """True if a view needs masks."""
+        return any(
+            view.background is not None or (view.patch_shuffle is not None and view.patch_shuffle.region != "all")
+            for view in self.views
+        )
 
     @property
     def swaps(self) -> bool:
@@ -217,15 +269,50 @@ class Recipe:
         0.3
         """
         background = Background(mode, p, fill, color, min_area, max_area)
-        largest = max(view.crop.size for view in self.views)
-        chosen = views
-        if chosen is None:
-            chosen = tuple(i for i, view in enumerate(self.views) if view.crop.size == largest)
-        for i in chosen:
-            if not 0 <= i < len(self.views):
-                raise ValueError(f"with_background: views must be in 0..{len(self.views) - 1}, got {i}")
+        chosen = self._chosen("with_background", views)
         changed = tuple(replace(v, background=background) if i in chosen else v for i, v in enumerate(self.views))
         return replace(self, views=changed)
+
+    def with_negatives(self, kind: NegativeKind, *, count: int = 1, side: tuple[int, int] = (16, 72)) -> Recipe:
+        """Return the recipe with extra negatives; see `Negatives`.
+
+        Examples
+        --------
+        >>> Recipe("one", (View(),)).with_negatives("patch", count=2).negatives.count
+        2
+        """
+        return replace(self, negatives=Negatives(kind, count, side))
+
+    def with_patch_shuffle(
+        self,
+        grid: int,
+        *,
+        p: float = 0.2,
+        fraction: float = 1.0,
+        region: Region = "all",
+        views: tuple[int, ...] | None = None,
+    ) -> Recipe:
+        """Return the recipe with shuffled patches on some views (default: the global crops); see `PatchShuffle`.
+
+        Examples
+        --------
+        >>> Recipe("one", (View(),)).with_patch_shuffle(4, region="ground").views[0].patch_shuffle.grid
+        4
+        """
+        shuffle = PatchShuffle(grid, p, fraction, region)
+        chosen = self._chosen("with_patch_shuffle", views)
+        changed = tuple(replace(v, patch_shuffle=shuffle) if i in chosen else v for i, v in enumerate(self.views))
+        return replace(self, views=changed)
+
+    def _chosen(self, method: str, views: tuple[int, ...] | None) -> tuple[int, ...]:
+        """Return the views that a method changes: the given ones, else the global crops."""
+        if views is None:
+            largest = max(view.crop.size for view in self.views)
+            return tuple(i for i, view in enumerate(self.views) if view.crop.size == largest)
+        for i in views:
+            if not 0 <= i < len(self.views):
+                raise ValueError(f"{method}: views must be in 0..{len(self.views) - 1}, got {i}")
+        return views
 
     def with_stage(self, function: Callable[[Any, Any], Any], *, after: StagePoint = "composite") -> Recipe:
         """Return the recipe with a kernel of the user's own.

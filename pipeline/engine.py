@@ -92,7 +92,7 @@ class Engine:
             "index": device.upload(samples),
             "key": [self._store.key(i) for i in samples.tolist()],
             "params": assembled.plans[: len(self._recipe.views)],
-            "negatives": None if negatives is None else self._tensor(negatives)[:, None],
+            "negatives": None if negatives is None else self._tensor(negatives),
         }
         device.finish()
         self.seconds["augment"] += time.perf_counter() - began
@@ -103,7 +103,7 @@ class Engine:
 
     def _tensor(self, view: Any) -> torch.Tensor:
         tensor = self.device.tensor(view, self._dtype)
-        return tensor.permute(0, 3, 1, 2) if self._channels_last else tensor
+        return tensor.movedim(-1, -3) if self._channels_last else tensor
 
     def stats(self) -> dict[str, Any]:
         """Return the counters of `Loader.stats`."""

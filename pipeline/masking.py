@@ -52,8 +52,10 @@ class Masker:
 
     def _wanted(self, batch: Assembled) -> np.ndarray:
         drawn = np.zeros(len(batch.samples), bool)
-        for plan in batch.plans:
+        for view, plan in zip(self._recipe.views, batch.plans, strict=False):
             drawn |= plan["background"] > 0
+            if view.patch_shuffle is not None and view.patch_shuffle.region != "all":
+                drawn |= plan["patch_shuffle"] > 0
         return np.unique(batch.slots.image[drawn])
 
     def _estimate(self, images: Ragged, rows: np.ndarray, augmenter: Augmenter) -> Any:

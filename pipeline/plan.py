@@ -42,7 +42,8 @@ PLAN_DTYPE = np.dtype(
         ("donor_size", np.int32, 2),  # height, width of the donor [px]; -1 where it was not decoded
         ("donor_crop", np.float32, 4),  # x0, y0, width, height in the donor [px]
         ("donor_flip", np.uint8),
-        ("seed", np.uint64),  # key of this view for per-pixel noise and patch operations
+        ("patch_shuffle", np.uint8),  # 1: the cells of a grid are permuted, by `seed`
+        ("seed", np.uint64),  # key of this view for per-pixel noise, patch operations and extra negatives
     ]
 )
 """One row of a plan. Flags are 0 or 1; parameters are drawn, and given, also where their flag is 0."""
@@ -52,8 +53,8 @@ BACKGROUND_MODES = ("none", "constant", "grey", "mean", "noise", "random", "swap
 
 (
     _FLIP, _JITTER, _ORDER, _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE, _GRAY, _BLUR, _SIGMA, _SOLARIZE,
-    _BACKGROUND, _GREY_LEVEL, _DONOR_FLIP, _SEED,
-) = range(1, 16)  # fmt: skip
+    _BACKGROUND, _GREY_LEVEL, _DONOR_FLIP, _SEED, _PATCH_SHUFFLE,
+) = range(1, 17)  # fmt: skip
 _CROP, _DONOR_CROP = 1000, 2000
 _TRIES = 10
 
@@ -63,6 +64,7 @@ _SPEC_DTYPE = np.dtype(
         ("flip_p", np.float64), ("jitter_p", np.float64), ("jitter", np.float64, 4), ("gray_p", np.float64), ("blur_p", np.float64),
         ("sigma", np.float64, 2), ("solarize_p", np.float64), ("threshold", np.int32), ("background_p", np.float64),
         ("background", np.int32), ("color", np.uint8, 3),
+        ("shuffle_p", np.float64),
     ]
 )  # fmt: skip
 
@@ -87,6 +89,8 @@ def _spec(view: View) -> np.ndarray:
         spec["jitter"] = (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
     if blur is not None:
         spec["blur_p"], spec["sigma"] = blur.p, blur.sigma
+    if view.patch_shuffle is not None:
+        spec["shuffle_p"] = view.patch_shuffle.p
     if background is not None:
         spec["background_p"], spec["color"] = background.p, background.color
         spec["background"] = background_code(view)
@@ -177,6 +181,7 @@ def _draw(seed, epoch, view, samples, sizes, donors, donor_sizes, spec, rows):  
                 r.donor_crop,
             )
         r.donor_flip = uniform(h, _DONOR_FLIP) < spec.flip_p
+        r.patch_shuffle = uniform(h, _PATCH_SHUFFLE) < spec.shuffle_p
         r.seed = chain(h, _SEED)
 
 

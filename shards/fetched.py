@@ -145,8 +145,8 @@ def open_shards(
     """
     remote = [number for number, shard in enumerate(found) if is_url(shard)]
     files: list[RemoteFile | None] = [None] * len(found)
-    for number, file in zip(remote, look_at_all([found[number] for number in remote], cache), strict=True):
-        files[number] = file
+    for number, seen_file in zip(remote, look_at_all([found[number] for number in remote], cache), strict=True):
+        files[number] = seen_file
     indexes: dict[int, ShardIndex] = {}
     status = np.zeros((len(found), 2), np.int64)
     for number, file in enumerate(files):

@@ -125,10 +125,10 @@ def test_swap_negative_shares_the_querys_ground_and_hides_its_figure():
     views, view_masks, negatives, _ = _augment(recipe, pictures, masks)
     for i in range(8):
         ground, figure = view_masks[0][i] == 0, view_masks[0][i] == 255
-        np.testing.assert_array_equal(negatives[i][:, ground], views[0][i][:, ground])
+        np.testing.assert_array_equal(negatives[i, 0][:, ground], views[0][i][:, ground])
         if figure.sum() > 500:
             assert (views[0][i][0][figure] > 0.95).all()
-            assert (negatives[i][0][figure] != views[0][i][0][figure]).mean() > 0.05
+            assert (negatives[i, 0][0][figure] != views[0][i][0][figure]).mean() > 0.05
 
 
 def test_missing_masks_and_areas_leave_the_image_alone():

@@ -121,6 +121,54 @@ def test_without_swap_there_are_no_negatives(shards):
         assert next(iter(loader))["negatives"] is None
 
 
+@pytest.mark.parametrize("kind", ["patch", "texture"])
+def test_extra_negatives_are_fresh_and_pure(shards, kind):
+    recipe = RECIPE.with_negatives(kind, count=2, side=(4, 12))
+    found = []
+    for options in ({"batch_size": 8}, {"batch_size": 24, "channels_last": True}):
+        with make(shards, recipe, **options) as loader:
+            found.append({int(i): n.clone() for b in loader for i, n in zip(b["index"], b["negatives"], strict=True)})
+    assert found[0][5].shape == (3, 3, 32, 32)  # the swap negative, then two of this kind
+    for index, negatives in found[0].items():
+        torch.testing.assert_close(negatives, found[1][index], rtol=0, atol=0)
+        assert not torch.equal(negatives[1], negatives[2])
+    with make(shards, recipe) as loader:
+        loader.set_epoch(1)
+        batch = next(iter(loader))
+    assert not torch.equal(batch["negatives"][0], found[0][int(batch["index"][0])])
+
+
+def test_patch_negatives_hold_only_pixels_of_their_query(shards):
+    with make(shards, recipes.moco_v2(32).with_negatives("patch", side=(3, 9))) as loader:
+        batch = next(iter(loader))
+    for query, (negative,) in zip(batch["views"][0], batch["negatives"], strict=True):
+        colours = {tuple(c) for c in query.flatten(1).T.tolist()}
+        assert {tuple(c) for c in negative.flatten(1).T.tolist()} <= colours
+
+
+def test_shuffled_patches_are_a_permutation(shards):
+    plain = recipes.moco_v2(32)
+    with make(shards, plain) as a, make(shards, plain.with_patch_shuffle(4, p=0.5)) as b:
+        left, right = next(iter(a)), next(iter(b))
+    applied = right["params"][0]["patch_shuffle"].astype(bool)
+    assert 0 < applied.sum() < 8
+    for i in range(8):
+        x, y = left["views"][0][i], right["views"][0][i]
+        assert torch.equal(x, y) != applied[i]
+        assert torch.equal(x.flatten().sort().values, y.flatten().sort().values)
+
+
+def test_ground_only_shuffles_keep_the_figure(shards):
+    plain = recipes.moco_v2(32)
+    with make(shards, plain) as a, make(shards, plain.with_patch_shuffle(8, p=1.0, region="ground")) as b:
+        left, right = next(iter(a)), next(iter(b))
+    cells = torch.nn.functional.avg_pool2d(left["masks"][0][:, None], 4)
+    figure = torch.nn.functional.interpolate((cells > 0.51).float(), scale_factor=4) > 0
+    same = (left["views"][0] == right["views"][0]).all(1, keepdim=True)
+    assert same[figure].all()
+    assert not same[~figure].all()
+
+
 def test_formats_unpack_as_public_code_does(shards):
     with make(shards, format="moco") as loader:
         for images, _ in loader:
