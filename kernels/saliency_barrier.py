@@ -22,7 +22,7 @@ from .arrays import array_module, on_gpu
 from .lanes import transpose_uint8
 from .launch import launch
 
-ROUNDS = 2
+ROUNDS = 3
 """Rounds of passes: down, up, right, left."""
 MOST_SHARED = 96 * 1024
 """Shared memory that every CUDA device since Volta grants a block [bytes]; larger images use global memory."""

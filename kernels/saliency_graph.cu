@@ -249,9 +249,11 @@ extern "C" __global__ void __launch_bounds__(256)
     }
     link_border(c, board);
     cues = even_cues(cues, near, board);
-    const int ring[8] = {6, 7, 8, 11, 12, 15, 16, 17};
-    for (int k = 0; k < 8; k++)
-        if (neighbour(i, ring[k]) >= 0) near[ring[k]] += c.link_floor;
+    for (int k = 0; k < RING; k++) {
+        int at = k < RING / 2 ? k : k + 1;
+        bool touches = abs(at / 5 - 2) < 2 && abs(at % 5 - 2) < 2;
+        if (touches && neighbour(i, k) >= 0) near[k] += c.link_floor;
+    }
     float degree = pull(1.0f, near, board);
     float figure = figure_weight(cues, center[i], c, board);
     float x = figure / ((figure + ground) + c.tiny);

@@ -26,7 +26,7 @@ CUES = ("barrier", "border", "contrast")
 """What speaks for figure: barrier cost and border contrast; border contrast; contrast to likely background."""
 
 _TINY = F(1e-3)
-_LIGHT_SCALE, _ROUGH_SCALE = F(0.4**0.5 / 2.55), F(1 / 15)  # lightness counts .4, since shading changes it most
+_LIGHT_SCALE, _ROUGH_SCALE = F(0.3**0.5 / 2.55), F(1 / 15)  # lightness squared counts .3, since shading changes it most
 _USUAL_STEP, _LEAST_STEP = F(15), F(2)  # the mean Lab distance of adjacent cells is stretched to 15
 _REACH_COLOR, _REACH_PLACE = F(1 / (2 * 6.0**2)), F(1 / (2 * 0.5**2))
 _LINK_COLOR, _LINK_FLOOR = F(1 / (2 * 8.0**2)), F(0.1)
@@ -78,7 +78,7 @@ def cell_saliency(features: Any, *, cue: str = "barrier") -> Any:
     -----
     Minimises sum g s^2 + f (s - 1)^2 + sum w (s_i - s_j)^2 by Jacobi-preconditioned conjugate gradients, with
     w = exp(-d^2 / (2 * 8^2)) on the two rings around each cell and between border cells, + .1 on the first ring, and
-    g = 4.5 (1 - exp(-b^2 / 2)) for boundary connectivity b. d is the Lab distance of cells, lightness squared counted .4 and
+    g = 4.5 (1 - exp(-b^2 / 2)) for boundary connectivity b. d is the Lab distance of cells, lightness squared counted .3 and
     roughness added, stretched so that adjacent cells are 15 apart on average.
 
     Examples

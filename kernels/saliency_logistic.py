@@ -19,7 +19,7 @@ from .launch import launch
 
 F = np.float32
 ONE, HALF = F(1), F(0.5)
-SLOPE = F(10)
+SLOPE = F(12)
 """Slope of the logistic, for maps in 0..1."""
 
 
@@ -34,12 +34,12 @@ def sharpen_maps(maps: Any) -> Any:
     Returns
     -------
     (N, H, W) uint8, on the device of `maps`
-        255 / (1 + exp(-10 (q - m))) for the map q in 0..1 and the middle m of its Otsu classes; 0 for a map of one level.
+        255 / (1 + exp(-12 (q - m))) for the map q in 0..1 and the middle m of its Otsu classes; 0 for a map of one level.
 
     Examples
     --------
     >>> sharpen_maps(np.array([[[0, 255]]], np.uint8)).tolist()
-    [[[2, 253]]]
+    [[[1, 254]]]
     """
     on_gpu("sharpen_maps", maps=maps)
     return sharpen_field(maps.astype(np.float32))
@@ -60,7 +60,7 @@ def sharpen_field(field: Any) -> Any:
     Examples
     --------
     >>> sharpen_field(np.array([[[0, 255]]], np.float32)).tolist()
-    [[[2, 253]]]
+    [[[1, 254]]]
     """
     if on_gpu("sharpen_field", field=field):
         return _cuda(field)

@@ -9,6 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
+from figureground.kernels.token_masks import patch_masks
+
 Batch = dict[str, Any]
 
 
@@ -58,11 +62,53 @@ def as_vissl(batch: Batch) -> Batch:
     }
 
 
+DINOV2_PATCH_PX = 14
+"""Side of DINOv2's patches; the global crops must be a multiple of it."""
+
+
+def as_dinov2(batch: Batch) -> Batch:
+    """The dictionary of DINOv2's collate function: crops stacked view by view, and iBOT's block masks over the patches.
+
+    As there, half of the global crops are masked, by 10 to 50 % in blocks; here each crop draws its own share, so that the masks do
+    not depend on the batch.
+
+    Raises
+    ------
+    ValueError
+        If the global crops are no multiple of `DINOV2_PATCH_PX`.
+    """
+    import torch
+
+    views, size = batch["views"], batch["views"][0].shape[-1]
+    if size % DINOV2_PATCH_PX:
+        raise ValueError(f"format='dinov2': global crops must be a multiple of {DINOV2_PATCH_PX} px, got {size}; see with_size")
+    large = [i for i, view in enumerate(views) if view.shape[-1] == size]
+    side = size // DINOV2_PATCH_PX
+    seeds = np.concatenate([batch["params"][i]["seed"] for i in large])
+    share = 0.1 + 0.4 * ((seeds >> np.uint64(8)) & np.uint64(0xFFFFFF)) / 2.0**24
+    counts = np.where(seeds & np.uint64(1), (side * side * share).astype(np.int32), 0).astype(np.int32)
+    drawn = patch_masks(None, seeds=seeds, grid=(side, side), count=counts, policy="block")
+    masks = torch.from_numpy(drawn.reshape(len(seeds), side * side)).to(views[0].device)
+    weight = (1 / masks.sum(-1).clamp(min=1.0)).unsqueeze(-1).expand_as(masks)[masks]
+    indices = masks.flatten().nonzero().flatten()
+    small = [view for i, view in enumerate(views) if i not in large]
+    return {
+        "collated_global_crops": torch.cat([views[i] for i in large]),
+        "collated_local_crops": torch.cat(small) if small else views[0][:0],
+        "collated_masks": masks,
+        "mask_indices_list": indices,
+        "masks_weight": weight,
+        "upperbound": int(counts.sum()),
+        "n_masked_patches": torch.full((1,), len(indices), dtype=torch.long, device=masks.device),
+    }
+
+
 FORMATS: dict[str, Callable[[Batch], Any]] = {
     "dict": as_dict,
     "moco": as_moco,
     "swav": as_swav,
     "dino": as_dino,
+    "dinov2": as_dinov2,
     "solo": as_solo,
     "lightly": as_lightly,
     "lightly-train": as_lightly_train,

@@ -73,7 +73,7 @@ class Loader:
         Saliency method of the kernel.
     seed : int
         Of order and augmentation.
-    format : {"dict", "moco", "swav", "dino", "solo", "lightly", "lightly-train", "vissl"}
+    format : {"dict", "moco", "swav", "dino", "dinov2", "solo", "lightly", "lightly-train", "vissl"}
         What a batch looks like; see `figureground.pipeline.formats`.
     dtype : torch.dtype
         float32, float16 or bfloat16.
@@ -123,7 +123,7 @@ class Loader:
         masks_dir: str | Path | None = None,
         method: str = "fused",
         seed: int = 0,
-        format: Literal["dict", "moco", "swav", "dino", "solo", "lightly", "lightly-train", "vissl"] = "dict",
+        format: Literal["dict", "moco", "swav", "dino", "dinov2", "solo", "lightly", "lightly-train", "vissl"] = "dict",
         dtype: torch.dtype = torch.float32,
         channels_last: bool = False,
         shuffle: bool = True,

@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from .cache_room import LOCK, PART_ENDING, TAR_ENDING, make_room, used_bytes
+from .cache_room import LOCK, PART_ENDING, TAR_ENDING, kept_shards, make_room, used_bytes
 from .errors import ShardError
 from .files import _sync_folder
 from .index import index_path, stale_reason
@@ -118,7 +118,8 @@ class ShardCache:
     timeout_s : float
         Time in which one request must be answered in full.
     deadline_s : float
-        Time without success in which broken requests are tried again, and in which room is waited for.
+        Time without success in which broken requests are tried again, and without any change of the folder in which room
+        is waited for.
 
     Raises
     ------
@@ -320,9 +321,11 @@ class ShardCache:
             raise ShardError(
                 f"{name}: has {size} bytes, max_bytes of the cache must be more, got {self.max_bytes}; raise it"
             )
-        end = time.monotonic() + self.remote.deadline_s
+        seen, since = None, time.monotonic()
         while True:
             with locked(self._lock):
+                if (now := kept_shards(self.folder)) != seen:  # others are at work: room may come
+                    seen, since = now, time.monotonic()
                 there = os.path.exists(place.part)
                 needed, on_disk = 0 if there else size, size - place.received() + _SPARE_BYTES
                 missing, lacking, evicted = make_room(self.folder, place.folder, needed, on_disk, self.max_bytes)
@@ -335,7 +338,7 @@ class ShardCache:
                 if missing <= 0 or there:
                     os.close(os.open(place.part, os.O_CREAT | os.O_WRONLY, 0o666))
                     return
-            if not wait or time.monotonic() > end:
+            if not wait or time.monotonic() - since > self.remote.deadline_s:
                 raise CacheFull(
                     f"{name}: all of the cache {self.folder} is in use, {missing} bytes are missing; raise max_bytes "
                     f"({self.max_bytes}) or lower the window"

@@ -24,6 +24,8 @@ class Kept:
     tar_bytes: int
     """Of the tar, or what its unfinished download has reserved."""
     index_bytes: int
+    there_bytes: int
+    """Bytes that are there of the tar."""
 
 
 def kept_shards(folder: str) -> list[Kept]:
@@ -38,7 +40,7 @@ def kept_shards(folder: str) -> list[Kept]:
 
 
 def _kept(folder: str) -> Kept:
-    last_use, tar, index = 0, 0, 0
+    last_use, tar, index, there = 0, 0, 0, 0
     with os.scandir(folder) as entries:
         for entry in entries:
             status = entry.stat(follow_symlinks=False)
@@ -47,11 +49,13 @@ def _kept(folder: str) -> Kept:
                 last_use = status.st_mtime_ns
             elif reserved:
                 tar += int(reserved[1])
+                there += status.st_size
             elif entry.name.endswith(INDEX_ENDING):
                 index += status.st_size
-            else:
+            elif entry.name.endswith(TAR_ENDING):
                 tar += status.st_size
-    return Kept(folder, last_use, tar, index)
+                there += status.st_size
+    return Kept(folder, last_use, tar, index, there)
 
 
 def used_bytes(folder: str) -> int:

@@ -193,34 +193,43 @@ def look_at_all(urls: Sequence[str], cache: ShardCache) -> list[RemoteFile]:
 
 
 def load_remote_indexes(files: Sequence[RemoteFile], cache: ShardCache, mode: str = "auto") -> list[ShardIndex]:
-    """Read the indexes of many remote shards, many at a time; see `load_remote_index`."""
-    return _each(lambda file, stop: load_remote_index(file, cache, mode, stop), files)
-
-
-def load_remote_index(
-    file: RemoteFile, cache: ShardCache, mode: str = "auto", stop: threading.Event | None = None
-) -> ShardIndex:
-    """Read a remote shard's index: the one in the cache, else the `.idx` beside the shard, else made from the shard.
+    """Read the indexes of remote shards: those in the cache, else the `.idx` beside the shards, else made from the shards.
 
     Parameters
     ----------
-    file : RemoteFile
+    files : sequence of RemoteFile
     cache : ShardCache
     mode : {"auto", "require"}
-        "require" raises where there is no `.idx`; "auto" fetches the whole shard then.
-    stop : threading.Event, optional
-        Give up when set.
+        "require" raises where a shard has no `.idx`; "auto" fetches the whole shard then.
 
     Raises
     ------
     ShardError
-        If the index is damaged or describes a larger shard, or there is none and `mode` is "require".
+        If an index is damaged or describes a larger shard, or there is none and `mode` is "require".
     """
+    found = _each(lambda file, stop: _load_index(file, cache, lambda: _beside(file, cache, stop)), files)
+    bare = [number for number, index in enumerate(found) if index is None]
+    if bare:
+        first = shown(files[bare[0]].url)
+        if mode == "require":
+            raise ShardError(f"{first}: has no index beside it ({len(bare)} of {len(files)} shards); {MEND_INDEX}")
+        log.warning(
+            "%s: has no index beside it, so all of it is fetched now (%d of %d shards); to save this, %s",
+            first, len(bare), len(files), MEND_INDEX,
+        )  # fmt: skip
+        texts = [files[number] for number in bare]
+        made = _each(lambda file, stop: _load_index(file, cache, lambda: _made(file, cache, stop)), texts)
+        for number, index in zip(bare, made, strict=True):
+            found[number] = index
+    return [index for index in found if index is not None]
+
+
+def _load_index(file: RemoteFile, cache: ShardCache, get: Callable[[], bytes | None]) -> ShardIndex | None:
+    """Return the index that the cache has, else keep there what `get` returns; None if that is None."""
     path = cache.index_file(file)
     with locked(path + ".lock"):
         index = _kept_index(path)
-        if index is None:
-            text = _index_text(file, cache, mode, stop)
+        if index is None and (text := get()) is not None:
             index = _checked(text, file)
             try:
                 with publish(path) as made:
@@ -241,15 +250,16 @@ def _kept_index(path: str) -> ShardIndex | None:
         return None
 
 
-def _index_text(file: RemoteFile, cache: ShardCache, mode: str, stop: threading.Event | None) -> bytes:
+def _beside(file: RemoteFile, cache: ShardCache, stop: threading.Event) -> bytes | None:
     try:
         return cache.remote.read(beside(file.url, ".idx"), stop)
     except RemoteError as error:
-        if error.status not in (403, 404):  # a store that may not be listed answers 403 for what is not there
-            raise
-    if mode == "require":
-        raise ShardError(f"{shown(file.url)}: has no index beside it; {MEND_INDEX}")
-    log.warning("%s: has no index beside it, so all of it is fetched now; %s", shown(file.url), MEND_INDEX)
+        if error.status in (403, 404):  # a store that may not be listed answers 403 for what is not there
+            return None
+        raise
+
+
+def _made(file: RemoteFile, cache: ShardCache, stop: threading.Event) -> bytes:
     with cache.lease(file, stop=stop) as lease, open_tar(lease.path) as data:
         return index_text(read_members(data, shown(file.url))[0])
 

@@ -49,7 +49,7 @@ def _sharpen(values):
 
 def _reference(features, cue):
     """One image: dense matrices, float64, an exact solve."""
-    colors = features[:4].astype(float) * np.array([[0.4**0.5 / 2.55], [1], [1], [1 / 15]])
+    colors = features[:4].astype(float) * np.array([[0.3**0.5 / 2.55], [1], [1], [1 / 15]])
 
     def squares():
         return ((colors[:, :, None] - colors[:, None]) ** 2).sum(axis=0)

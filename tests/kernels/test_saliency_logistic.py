@@ -15,12 +15,12 @@ def _reference(field):
     grey = (field + 0.5).astype(np.uint8)
     level, _ = cv2.threshold(grey, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     middle = (grey[grey <= level].mean() + grey[grey > level].mean()) / 510
-    return 255 / (1 + np.exp(-10 * (field.astype(float) / 255 - middle)))
+    return 255 / (1 + np.exp(-12 * (field.astype(float) / 255 - middle)))
 
 
 def test_by_hand():
-    # Middle .5: 255 / (1 + exp(5)) = 1.7 and 253.3.
-    assert sharpen_maps(np.array([[[0, 0, 255]]], np.uint8)).tolist() == [[[2, 2, 253]]]
+    # Middle .5: 255 / (1 + exp(6)) = 0.6 and 254.4.
+    assert sharpen_maps(np.array([[[0, 0, 255]]], np.uint8)).tolist() == [[[1, 1, 254]]]
     assert sharpen_maps(np.full((1, 2, 2), 200, np.uint8)).max() == 0
 
 

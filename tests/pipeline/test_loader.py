@@ -197,6 +197,20 @@ def test_multi_crop_formats_unpack_as_public_code_does(shards):
         assert len(images) == 5
         assert torch.cat(images[:2]).shape == (16, 3, 32, 32)
         assert torch.cat(images[2:]).shape == (24, 3, 16, 16)
+    with make(shards, recipes.dinov2(56, 28, 2), format="dinov2", batch_size=40) as loader:
+        batch = next(iter(loader))
+        assert batch["collated_global_crops"].shape == (80, 3, 56, 56)
+        assert batch["collated_local_crops"].shape == (80, 3, 28, 28)
+        masks = batch["collated_masks"]
+        assert masks.shape == (80, 16)
+        assert masks.dtype == torch.bool
+        assert 20 < (masks.sum(1) > 0).sum() < 60
+        assert masks.sum(1).max() <= 8
+        assert torch.equal(batch["mask_indices_list"], masks.flatten().nonzero().flatten())
+        assert len(batch["masks_weight"]) == int(batch["n_masked_patches"]) <= batch["upperbound"]
+        assert batch["masks_weight"].sum() == pytest.approx(float((masks.sum(1) > 0).sum()))
+    with make(shards, recipes.dinov2(32, 16, 2), format="dinov2") as loader, pytest.raises(ValueError, match="multiple of 14 px"):
+        next(iter(loader))
     with make(shards, format="lightly-train") as loader:
         batch = next(iter(loader))
         assert [m.shape[1:] for m in batch["masks"]] == [v.shape[2:] for v in batch["views"]]
