@@ -17,6 +17,7 @@ VERBS = {
     "peers": "ours and other loaders, same shards and augmentations",
     "kernels": "each kernel alone: time, GB/s, share of the copy bandwidth",
     "saliency": "quality and cost of the saliency methods against true masks",
+    "parity": "our views against Pillow's and torchvision's, same parameters",
     "soak": "long runs, many cycles, signals: what grows, what stays behind",
     "train": "a few steps of MoCo-v2 on shards",
 }

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +88,8 @@ def make_cases(xp: Any, count: int) -> dict[str, Case]:
         ),
     }
     for method in METHODS:
-        cases[f"saliency {method}, {MASK} px"] = Case(
-            lambda method=method: estimate_saliency(small, method=method), small.size + small.size // 3, count
-        )
+        run = partial(estimate_saliency, small, method=method)
+        cases[f"saliency {method}, {MASK} px"] = Case(run, small.size + small.size // 3, count)
     return cases
 
 

@@ -103,7 +103,9 @@ class OpenCV:
                 view = cv2.addWeighted(view, factor, gray, 1 - factor, 0)
             else:
                 hsv = cv2.cvtColor(view, cv2.COLOR_RGB2HSV_FULL)
-                hsv[..., 0] += np.uint8(round(rng.uniform(-0.1, 0.1) * 255) % 256)
+                hsv[..., 0] = cv2.LUT(
+                    hsv[..., 0], np.roll(np.arange(256, dtype=np.uint8), round(rng.uniform(-0.1, 0.1) * 255))
+                )
                 view = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
         return view
 
@@ -111,7 +113,7 @@ class OpenCV:
         order = list(range(len(self._store)))
         random.Random(seed).shuffle(order)
 
-        def decode(i: int) -> tuple[np.ndarray, np.ndarray | None]:
+        def decode(i: int) -> tuple[Any, Any]:
             encoded = self._masks.mask(i)
             mask = None if encoded is None else cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE)
             return cv2.imdecode(self._store.image(i), cv2.IMREAD_COLOR_RGB), mask

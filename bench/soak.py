@@ -69,8 +69,7 @@ def long_run(shards: str, batches: int) -> dict[str, Any]:
     slope = float(np.polyfit(x, table[start:, 0], 1)[0])
     return {
         "batches": batches,
-        "memory_mb_start": round(float(table[start, 0]), 1),
-        "memory_mb_end": round(float(table[-1, 0]), 1),
+        "memory_mb": [round(float(table[start, 0]), 1), round(float(table[-1, 0]), 1)],
         "memory_mb_per_1000_batches": round(slope, 4),
         "handles": [int(table[start, 1]), int(table[-1, 1])],
         "threads": [int(table[start, 2]), int(table[-1, 2])],
@@ -133,6 +132,15 @@ def signals(shards: str, count: int) -> dict[str, Any]:
     return {"signals": count, "slowest_s": round(slowest, 2), "later_than_5_s": late, "orphans": orphans}
 
 
+def _grew(result: dict[str, Any]) -> bool:
+    """Tell whether a result shows growth or something left behind."""
+    if "signals" in result:
+        return bool(result["later_than_5_s"] or result["orphans"])
+    memory = result["memory_mb"]
+    grown = memory[1] - memory[0] > _LIMIT_MB
+    return grown or any(result[kind][1] > result[kind][0] for kind in ("handles", "threads"))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what was asked for; returns 1 if anything grew or stayed behind."""
     parser = argparse.ArgumentParser("python -m figureground.bench soak")
@@ -153,15 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, result in document.items():
         print(f"{name}: {result}")
     write_json(args.json, document)
-    run, cycle, signal_run = (document.get(name) for name in ("long_run", "cycles", "signals"))
-    bad = bool(run) and (
-        run["memory_mb_end"] - run["memory_mb_start"] > _LIMIT_MB or run["handles"][1] > run["handles"][0]
-    )
-    bad |= bool(run) and run["threads"][1] > run["threads"][0]
-    bad |= bool(cycle) and (
-        cycle["memory_mb"][1] - cycle["memory_mb"][0] > _LIMIT_MB or cycle["handles"][1] > cycle["handles"][0]
-    )
-    bad |= bool(signal_run) and bool(signal_run["later_than_5_s"] or signal_run["orphans"])
+    bad = any(_grew(result) for result in document.values())
     return int(bad)
 
 

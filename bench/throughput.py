@@ -115,6 +115,10 @@ def stage_cases(store: Store, masks: MaskStore, images: int, threads: int) -> di
     }
 
 
+def _epoch(loader: Loader) -> Case:
+    return lambda: sum(len(target) for _, target in loader)
+
+
 def epoch_cases(shards: Any, device: str, batch_size: int, threads: int | None) -> tuple[dict[str, Case], list[Loader]]:
     """Return whole epochs of MoCo-v2 with each background augmentation, and their loaders."""
     base = recipes.moco_v2()
@@ -125,13 +129,14 @@ def epoch_cases(shards: Any, device: str, batch_size: int, threads: int | None) 
         "moco_v2 + swap p=0.2": base.with_background("swap"),
         "moco_v2 + swap p=1": base.with_background("swap", p=1.0),
     }
-    loaders, cases = [], {}
+    loaders: list[Loader] = []
+    cases: dict[str, Case] = {}
     for name, recipe in variants.items():
         loader = Loader(
             shards, recipe, batch_size=batch_size, device=device, format="moco", threads=threads, masks="sidecar"
         )
         loaders.append(loader)
-        cases[name] = lambda loader=loader: sum(len(target) for _, target in loader)
+        cases[name] = _epoch(loader)
     return cases, loaders
 
 

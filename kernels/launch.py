@@ -8,6 +8,7 @@ arithmetic gives the CPU's numbers. `launch` is the one door to the device: the 
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,20 @@ def source_path(stem: str) -> Path:
     return Path(__file__).with_name(f"{stem}.cu")
 
 
+def source_text(stem: str) -> str:
+    """Return the text of `<stem>.cu` with our own headers put in their places: CuPy's cache of binaries then sees every change."""
+
+    def header(match: re.Match[str]) -> str:
+        return Path(__file__).with_name(match[1]).read_text()
+
+    return re.sub(r'^#include "([a-z_]+\.cuh)"$', header, source_path(stem).read_text(), flags=re.MULTILINE)
+
+
 @functools.cache
 def _module(stem: str) -> Any:
     import cupy
 
-    folder = str(Path(__file__).parent)
-    return cupy.RawModule(code=source_path(stem).read_text(), options=(*CUDA_OPTIONS, f"-I{folder}"))
+    return cupy.RawModule(code=source_text(stem), options=CUDA_OPTIONS)
 
 
 def launch(

@@ -154,5 +154,7 @@ def _cuda(planes: Any) -> Any:
         scratch = xp.empty(1 if fits else 3 * count * memory, np.uint8)
         size = (np.int32(height), np.int32(width), np.int32(pitch), np.int32(ROUNDS), np.int32(fits))
         grid, shared = (3 * count,), memory if fits else 0
-        launch("saliency_barrier", "saliency_barrier_scan", grid, (threads,), (planes, cost, scratch, *size), shared=shared)
+        launch(
+            "saliency_barrier", "saliency_barrier_scan", grid, (threads,), (planes, cost, scratch, *size), shared=shared
+        )
     return cost

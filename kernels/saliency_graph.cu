@@ -144,6 +144,7 @@ static __device__ float pull(float value, const float* near, Board& board) {
     board.values[i] = value;
     __syncthreads();
     float total = 0;
+#pragma unroll
     for (int k = 0; k < RING; k++) {
         int j = neighbour(i, k);
         if (j >= 0) total += near[k] * board.values[j];
@@ -162,6 +163,7 @@ static __device__ float pull(float value, const float* near, Board& board) {
 static __device__ float even_cues(float cue, const float* near, Board& board) {
     int i = threadIdx.x;
     float weight = 1.0f;
+#pragma unroll
     for (int k = 0; k < RING; k++) {
         float square = near[k] * near[k];
         if (neighbour(i, k) >= 0) weight += square * square;
@@ -169,6 +171,7 @@ static __device__ float even_cues(float cue, const float* near, Board& board) {
     for (int round = 0; round < 3; round++) {
         board.values[i] = cue;
         __syncthreads();
+#pragma unroll
         for (int k = 0; k < RING; k++) {
             int j = neighbour(i, k);
             float square = near[k] * near[k];
@@ -243,12 +246,14 @@ extern "C" __global__ void __launch_bounds__(256)
     float ground = ground_weight(c, board);
     if (cue == 2) cues = contrast(c, ground, board);
     float near[RING];
+#pragma unroll
     for (int k = 0; k < RING; k++) {
         int j = neighbour(i, k);
         near[k] = j >= 0 ? decay(square_distance(board, i, j) * c.link_color) : 0.0f;
     }
     link_border(c, board);
     cues = even_cues(cues, near, board);
+#pragma unroll
     for (int k = 0; k < RING; k++) {
         int at = k < RING / 2 ? k : k + 1;
         bool touches = abs(at / 5 - 2) < 2 && abs(at % 5 - 2) < 2;

@@ -8,27 +8,21 @@ self-supervised checkpoint can lend its weights (`load_encoder`). The network is
 
 from __future__ import annotations
 
-import contextlib
+import io
 import os
-import pickle
-import re
-import tempfile
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from figureground.kernels.arrays import on_gpu
-from figureground.kernels.saliency_refine import refine_maps
+from figureground.shards.files import publish
+
+from .array_model import ArrayModel, read_state, read_weights, resized
 
 WIDTH = 64
 """Channels of the first stage; the width of ResNet-18."""
-LEAST_SIDE = 32
-"""Smallest height and width [px] that the network takes."""
 _FORMAT = "figureground saliency net 1"
 _MEAN, _STD = 0.449 * 255, 0.226 * 255
 """ImageNet's, over the three colors."""
@@ -80,7 +74,7 @@ class SaliencyNet(nn.Module):
     Parameters
     ----------
     width : int
-        Channels of the first stage; the default has 1.6 million parameters.
+        Channels of the first stage; the default has 1.4 million parameters.
     heads : int
         Maps that it makes.
     """
@@ -112,3 +106,106 @@ def _places(like: Tensor) -> Tensor:
     """Squared distances from the middle, along y and x, each 0..1: (1, 2, h, w)."""
     y, x = (((torch.arange(n, device=like.device, dtype=like.dtype) * 2 + 1) / n - 1) ** 2 for n in like.shape[2:])
     return torch.stack(torch.broadcast_tensors(y[:, None], x[None]))[None]
+
+
+class NetSaliency(ArrayModel):
+    """Saliency by a network that `figureground train-saliency` made.
+
+    Parameters
+    ----------
+    path : str or Path
+        Its output.
+
+    Raises
+    ------
+    ValueError
+        If there is no such file, or it is another one.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        net, self._trained_at, self.card = load_net(path)
+        super().__init__(net)
+
+    def maps(self, model: Any, images: Tensor) -> Tensor:
+        """Return maps at half the side of the training images, the mean of the image's and its mirror image's."""
+        return predict(model, resized(images, self._trained_at))[:, 0]
+
+
+def predict(net: SaliencyNet, images: Tensor) -> Tensor:
+    """Return maps (n, heads, H / 2, W / 2) in 0..1, the mean of the images' and their mirror images'."""
+    return (torch.sigmoid(net(images)) + torch.sigmoid(net(images.flip(3))).flip(3)) / 2
+
+
+def save_net(path: str | Path, net: SaliencyNet, *, side: int, card: dict[str, Any]) -> None:
+    """Write a network with one head: weights of convolutions in half precision, so 3 MB at the default width.
+
+    Parameters
+    ----------
+    path : str or Path
+        Appears at once and whole.
+    net : SaliencyNet
+    side : int
+        Side of the training images [px].
+    card : dict of plain values
+        What it was made from, for people.
+    """
+    state = {k: v.half() if v.is_floating_point() and v.ndim > 1 else v for k, v in net.state_dict().items()}
+    document = {"format": _FORMAT, "width": net.width, "side": side, "card": card, "state": state}
+    buffer = io.BytesIO()  # a path would leave its name in the bytes
+    torch.save(document, buffer)
+    with publish(os.fspath(path)) as file:
+        file.write(buffer.getvalue())
+
+
+def load_net(path: str | Path) -> tuple[SaliencyNet, int, dict[str, Any]]:
+    """Read what `save_net` wrote: network, side of the training images [px], card.
+
+    Raises
+    ------
+    ValueError
+        If there is no such file, or it is another one.
+    """
+    document = read_weights(path)
+    if not isinstance(document, dict) or document.get("format") != _FORMAT:
+        raise ValueError(f"load_net: {path} must be made by 'figureground train-saliency', got another file")
+    net = SaliencyNet(document["width"])
+    net.load_state_dict(document["state"])
+    return net.eval(), document["side"], document["card"]
+
+
+def load_encoder(net: SaliencyNet, path: str | Path) -> str:
+    """Give the encoder the weights of a checkpoint with ResNet's names, where shapes match.
+
+    Parameters
+    ----------
+    net : SaliencyNet
+        Changed.
+    path : str or Path
+        A state dict, or a checkpoint that holds one as "state_dict", "model" or "teacher"; any prefix before `conv1`.
+
+    Returns
+    -------
+    str
+        What was loaded, in a line.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be read, or nothing fits.
+    """
+    state = read_state(path)
+    own = net.encoder.state_dict()
+
+    def fits(prefix: str) -> dict[str, Tensor]:
+        matched = {k: state.get(prefix + k) for k in own}
+        return {k: v for k, v in matched.items() if v is not None and v.shape == own[k].shape}
+
+    prefixes = sorted(k.removesuffix("conv1.weight") for k in state if k.endswith("conv1.weight"))
+    best = max(prefixes, key=lambda prefix: len(fits(prefix)), default="")
+    found = fits(best)
+    if not any(v.ndim > 1 for v in found.values()):
+        raise ValueError(
+            f"load_encoder: {path} must have ResNet-18's conv1, layer1 or layer2 with {net.width} channels, got none that fits"
+        )
+    net.encoder.load_state_dict(found, strict=False)
+    return f"{len(found)} of {len(own)} tensors of the encoder from {Path(path).name} ({best or 'no prefix'})"

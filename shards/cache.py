@@ -357,12 +357,15 @@ class ShardCache:
         path = index_path(place.tar)
         if _size(path) < 0:
             return
-        with open(path, "rb") as file:
-            reason = stale_reason(place.tar, parse_index(file.read(), place.tar))
+        try:
+            with open(path, "rb") as file:
+                reason = stale_reason(place.tar, parse_index(file.read(), place.tar))
+        except ShardError as error:  # what should follow the last member is no tar
+            reason = str(error).partition("; ")[0]
         if reason:
             os.unlink(place.tar)
             os.unlink(path)
-            raise ShardError(f"{shown(beside(place.file.url, '.idx'))}: stale: {reason}; {MEND_INDEX}")
+            raise ShardError(f"{shown(beside(place.file.url, '.idx'))}: does not fit its tar: {reason}; {MEND_INDEX}")
 
     def disk_trouble(self, error: OSError, file: RemoteFile) -> ShardError:
         """Say in one sentence why a shard cannot be written here."""

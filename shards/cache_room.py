@@ -88,8 +88,8 @@ def make_room(folder: str, own: str, needed: int, on_disk: int, max_bytes: int) 
     -----
     Indexes, small and needed at every start, go only when all tars that may go are gone.
     """
-    shards = [kept for kept in kept_shards(folder) if kept.folder != own]
-    missing = used_bytes(folder) + needed - max_bytes
+    shards = kept_shards(folder)
+    missing = sum(kept.tar_bytes + kept.index_bytes for kept in shards) + needed - max_bytes
     evicted = 0
     for endings in ((TAR_ENDING, PART_ENDING), (INDEX_ENDING,)):
         for kept in shards:
@@ -97,7 +97,7 @@ def make_room(folder: str, own: str, needed: int, on_disk: int, max_bytes: int) 
             if missing <= 0 and lacking <= 0:
                 return missing, lacking, evicted
             size = kept.index_bytes if endings == (INDEX_ENDING,) else kept.tar_bytes
-            if size and _evict(kept.folder, endings):
+            if size and kept.folder != own and _evict(kept.folder, endings):
                 missing -= size
                 evicted += 1
     return missing, on_disk - shutil.disk_usage(folder).free, evicted

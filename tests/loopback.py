@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
 import socket
@@ -59,11 +60,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.site.asked.append((method, path, span))
         body = self.site.files.get(path)
         fault = self.site.faults[path].popleft() if method == "GET" and self.site.faults[path] else None
-        if path in self.site.forbidden or body is None:
-            return self._refuse(403 if path in self.site.forbidden else 404)
-        if isinstance(fault, int):
-            return self._refuse(fault)
-        self._send(method, body, span if self.site.ranges else None, fault)
+        if path in self.site.forbidden:
+            self._refuse(403)
+        elif body is None:
+            self._refuse(404)
+        elif isinstance(fault, int):
+            self._refuse(fault)
+        else:
+            self._send(method, body, span if self.site.ranges else None, fault)
 
     def _refuse(self, status: int) -> None:
         self.send_response(status)
@@ -79,8 +83,6 @@ class _Handler(BaseHTTPRequestHandler):
         if self.site.etags:
             self.send_header("ETag", f'"{hashlib.md5(body).hexdigest()}"')
         if self.site.md5:
-            import base64
-
             self.send_header("Content-MD5", base64.b64encode(hashlib.md5(body).digest()).decode())
         self.end_headers()
         if method == "HEAD":

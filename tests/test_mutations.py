@@ -120,7 +120,9 @@ def _ground_strips() -> list[Any]:
 
 
 def _ground_share() -> list[Any]:
-    boxes = np.array([[0, 0, 1, 1], [0.1, 0.2, 0.33, 0.71], [0.52, 0.3, 0.48, 0.2], [0.985, 0.05, 0.01, 0.9]], np.float32)
+    boxes = np.array(
+        [[0, 0, 1, 1], [0.1, 0.2, 0.33, 0.71], [0.52, 0.3, 0.48, 0.2], [0.985, 0.05, 0.01, 0.9]], np.float32
+    )
     return [ground_share.figure_share(_bytes(3, *size), np.tile(boxes, (3, 1, 1))) for size in [(9, 40), (33, 13)]]
 
 
