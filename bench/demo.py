@@ -118,7 +118,12 @@ def _groups(shards: str, count: int, rows: int, device: str) -> list[Group]:
     for mode, name in MODES:
         recipe = base.with_background(mode, p=1.0)
         groups.append(views_group(name, shards, recipe, samples, device=device))
-    return groups
+    inpainted = base.with_background("random", p=1.0, source="inpainted")
+    shuffled = base.with_patch_shuffle(7, p=1.0).with_negatives("patch")
+    groups.append(views_group("BG_Random, donor inpainted", shards, inpainted, samples, device=device))
+    groups.append(views_group("patch shuffle, patch negative", shards, shuffled, samples, device=device))
+    texture = views_group("texture", shards, base.with_negatives("texture"), samples, device=device)
+    return [*groups, Group("texture", ("negative",), [row[2:] for row in texture.cells])]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -190,7 +190,7 @@ class Assembler:
         images = [self._source.image(i) for i in ids]
         masks = None
         if self._mask_source is not None:
-            masks = [self._mask_source.mask(i) if i in own else None for i in ids]
+            masks = [self._mask_source.mask(i) if i in own or self._recipe.inpaints else None for i in ids]
         self._decoder.submit(images, masks)
         self._pending.append(_Request(epoch, positions, donors, ids))
         self.seconds["read"] += time.perf_counter() - began

@@ -21,9 +21,10 @@ from figureground.kernels.background import composite_views
 from figureground.kernels.blur import gaussian_blur
 from figureground.kernels.color import jitter_color, solarize
 from figureground.kernels.fourier import randomize_phase
+from figureground.kernels.ground import inpaint_figures
 from figureground.kernels.normalize import normalize_views
 from figureground.kernels.patches import shuffle_patches
-from figureground.kernels.resample import RENDER_DTYPE, full_rows, render_views
+from figureground.kernels.resample import DONOR, KEEP, RENDER_DTYPE, full_rows, render_views
 from figureground.kernels.saliency import estimate_saliency
 from figureground.kernels.tiles import tile_patches
 
@@ -84,6 +85,15 @@ def _negative_rows(rows: np.ndarray, donor: np.ndarray) -> np.ndarray:
     table = np.zeros(len(rows), RENDER_DTYPE)
     table["image"], table["mask"], table["donor"] = donor, -1, -1
     table["box"], table["clip"], table["flip"] = rows["donor_crop"], 1, rows["donor_flip"]
+    return table
+
+
+def _render_donors(rows: np.ndarray, mask_valid: np.ndarray) -> np.ndarray:
+    """The donors of some views, as views of their own with their masks."""
+    table = np.zeros(len(rows), RENDER_DTYPE)
+    table["image"], table["donor"], table["clip"] = rows["donor"], -1, 1
+    table["mask"] = np.where(mask_valid[rows["donor"]], rows["donor"], -1)
+    table["box"], table["flip"] = rows["donor_box"], rows["donor_flip"]
     return table
 
 
@@ -215,7 +225,7 @@ class Augmenter:
                     self._masks or (query and self._swaps) or self._by_region[v] or bool(tables[v]["mode"][part].any())
                 )
                 table = tables[v][part] if masks is not None and needs else _without_masks(tables[v][part])
-                geometry, mask = render_views(images, table, shape, masks=masks if needs else None)
+                geometry, mask = self._place(v, images, masks if needs else None, table, slots.mask_valid)
                 if view_masks is not None:
                     view_masks[v][part] = 0 if mask is None else mask
                 others = []
@@ -239,6 +249,23 @@ class Augmenter:
         else:
             self.map_chunks(count, work)
         return views, view_masks, negatives
+
+    def _place(
+        self, view: int, images: Ragged, masks: Ragged | None, table: np.ndarray, mask_valid: np.ndarray
+    ) -> tuple[Any, Any]:
+        """Cut the views of some samples out of their images and put them on their grounds."""
+        background, size = self._recipe.views[view].background, self._recipe.views[view].crop.size
+        chosen = np.flatnonzero(table["mode"] == DONOR)
+        if masks is None or background is None or background.source == "whole" or not len(chosen):
+            return render_views(images, table, (size, size), masks=masks)
+        donors = _render_donors(table[chosen], mask_valid)
+        table = table.copy()
+        table["mode"][chosen], table["donor"][chosen] = KEEP, -1
+        views, view_masks = render_views(images, table, (size, size), masks=masks)
+        grounds = inpaint_figures(*render_views(images, donors, (size, size), masks=masks))
+        where = array_module(views).asarray(chosen)
+        views[where] = composite_views(views[where], grounds, view_masks[where])
+        return views, view_masks
 
     def _shape(self, count: int, size: int) -> tuple[int, ...]:
         return (count, size, size, 3) if self._channels_last else (count, 3, size, size)

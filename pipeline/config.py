@@ -15,6 +15,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 BackgroundMode = Literal["remove", "random", "swap"]
 Fill = Literal["constant", "grey", "mean", "noise"]
+Source = Literal["whole", "inpainted"]
 Region = Literal["all", "figure", "ground"]
 NegativeKind = Literal["patch", "texture"]
 
@@ -111,6 +112,9 @@ class Background:
     """A mask whose mean is below this share of the image leaves the image alone."""
     max_area: float = 0.95
     """A mask whose mean is above this share leaves the image alone: there is no background."""
+    source: Source = "whole"
+    """What of the other image becomes the ground: all of it, or its "inpainted" background, whose figure is filled from around it
+    (as in the paper's BG_Random); needs the donor's mask, without which the whole image is taken."""
 
     def __post_init__(self) -> None:
         _probability("Background", p=self.p, min_area=self.min_area, max_area=self.max_area)
@@ -118,6 +122,8 @@ class Background:
             raise ValueError(f"Background: mode must be 'remove', 'random' or 'swap', got {self.mode!r}")
         if self.fill not in ("constant", "grey", "mean", "noise"):
             raise ValueError(f"Background: fill must be 'constant', 'grey', 'mean' or 'noise', got {self.fill!r}")
+        if self.source not in ("whole", "inpainted"):
+            raise ValueError(f"Background: source must be 'whole' or 'inpainted', got {self.source!r}")
         if len(self.color) != 3 or not all(0 <= c <= 255 for c in self.color):
             raise ValueError(f"Background: color must be three values in 0..255, got {self.color}")
         if self.min_area >= self.max_area:
@@ -238,6 +244,11 @@ class Recipe:
         )
 
     @property
+    def inpaints(self) -> bool:
+        """True if a view needs the masks of its background donors."""
+        return any(v.background is not None and v.background.source == "inpainted" for v in self.views)
+
+    @property
     def swaps(self) -> bool:
         """True if the first view swaps its background, so that a swap negative is made."""
         first = self.views[0].background
@@ -252,13 +263,14 @@ class Recipe:
         color: tuple[int, int, int] = (124, 116, 104),
         min_area: float = 0.02,
         max_area: float = 0.95,
+        source: Source = "whole",
         views: tuple[int, ...] | None = None,
     ) -> Recipe:
         """Return the recipe with a background augmentation on its global views.
 
         Parameters
         ----------
-        mode, p, fill, color, min_area, max_area
+        mode, p, fill, color, min_area, max_area, source
             See `Background`.
         views : tuple of int, optional
             Which views; by default those of the largest crop size (the global crops).
@@ -268,7 +280,7 @@ class Recipe:
         >>> Recipe("two", (View(), View())).with_background("swap", p=0.3).views[1].background.p
         0.3
         """
-        background = Background(mode, p, fill, color, min_area, max_area)
+        background = Background(mode, p, fill, color, min_area, max_area, source)
         chosen = self._chosen("with_background", views)
         changed = tuple(replace(v, background=background) if i in chosen else v for i, v in enumerate(self.views))
         return replace(self, views=changed)

@@ -42,7 +42,10 @@ class Masker:
         slots, masks = batch.slots, batch.masks
         if self._mode in (None, "sidecar"):
             return masks, slots
-        rows = np.unique(slots.image) if self._all or self._recipe.swaps else self._wanted(batch)
+        rows = slots.image if self._all or self._recipe.swaps else self._wanted(batch)
+        if self._recipe.inpaints:
+            rows = np.concatenate([rows, slots.donor[slots.donor >= 0]])
+        rows = np.unique(rows)
         if self._mode == "auto":
             rows = rows[~slots.mask_valid[rows]]
         if not len(rows):
@@ -56,7 +59,7 @@ class Masker:
             drawn |= plan["background"] > 0
             if view.patch_shuffle is not None and view.patch_shuffle.region != "all":
                 drawn |= plan["patch_shuffle"] > 0
-        return np.unique(batch.slots.image[drawn])
+        return batch.slots.image[drawn]
 
     def _estimate(self, images: Ragged, rows: np.ndarray, augmenter: Augmenter) -> Any:
         def subset(part: np.ndarray) -> Ragged:

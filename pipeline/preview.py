@@ -136,8 +136,9 @@ def views_group(
     columns = [to_pictures(view, recipe) for view in batch["views"]]
     names = ["query", "key"] if len(columns) == 2 else [f"view {i}" for i in range(len(columns))]
     if batch["negatives"] is not None:
-        columns.append(to_pictures(batch["negatives"][:, 0], recipe))
-        names.append("negative")
+        for k in range(batch["negatives"].shape[1]):
+            columns.append(to_pictures(batch["negatives"][:, k], recipe))
+            names.append("negative")
     return Group(title, tuple(names), [[column[i] for column in columns] for i in range(len(samples))])
 
 

@@ -21,6 +21,7 @@ from .config import (
     Negatives,
     PatchShuffle,
     Recipe,
+    Source,
     Stage,
     View,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "Negatives",
     "PatchShuffle",
     "Recipe",
+    "Source",
     "Stage",
     "View",
     "barlow_twins",

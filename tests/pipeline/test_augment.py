@@ -114,6 +114,22 @@ def test_a_donor_fills_the_ground_with_its_own_crop():
         assert correlation > 0.8
 
 
+def test_an_inpainted_donor_brings_no_figure():
+    _, masks = _figures(12)
+    red = [np.where(mask[..., None] > 0, [255, 0, 0], [40, 40, 200]).astype(np.uint8) for mask in masks]
+    found = {}
+    for source in ("whole", "inpainted"):
+        view = replace(PLAIN, background=recipes.Background("random", p=1.0, source=source))
+        (got,), (mask,), _, plans = _augment(recipes.Recipe("random", (view,), **IDENTITY), red, masks)
+        ground = got.transpose(0, 2, 3, 1)[mask == 0]
+        found[source] = (ground[:, 0] > 0.7).mean()
+        figure = got.transpose(0, 2, 3, 1)[mask == 255]
+        assert (figure[:, 0] > 0.9).all()
+        assert (plans[0]["background"] > 0).all()
+    assert found["whole"] > 0.1
+    assert found["inpainted"] < 0.01
+
+
 def test_swap_negative_shares_the_querys_ground_and_hides_its_figure():
     images, masks = _figures(8)
     grey = [np.full_like(image, 60 + 20 * i) for i, image in enumerate(images)]
