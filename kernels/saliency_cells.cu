@@ -72,15 +72,14 @@ extern "C" __global__ void saliency_cells_cut(const u8* __restrict__ raws, const
     for (int i = t; i < pixels; i += CELLS)
         labels[i] = (u8)(i / width * GRID / height * GRID + i % width * GRID / width);
     for (int k = 0; k < 5; k++) means[k][t] = 0;
-    __syncthreads();
+    // A label is written and read by one thread alone; the barriers of take_means part the readers of means and sums
+    // from the next writers.
     for (int sweep = 0; sweep < sweeps; sweep++) {
         take_means(image, labels, sums, means);
         for (int i = t; i < pixels; i += CELLS) labels[i] = (u8)nearest_cell(image, i, means, weigh_y, weigh_x);
-        __syncthreads();
     }
     take_means(image, labels, sums, means);
     float size = (float)max(sums[3][t], 1);
-    __syncthreads();
     for (int k = 0; k < 3; k++) sums[k][t] = 0;
     __syncthreads();
     const u8* cost = costs + 3 * first;

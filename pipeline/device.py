@@ -41,6 +41,9 @@ class Device(Protocol):
     def hand_over(self, batch: dict[str, Any]) -> None:
         """Order the trainer's stream after the batch; called in the trainer's thread."""
 
+    def span(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """Name a stretch of the producer thread for a profiler."""
+
 
 class HostDevice:
     """NumPy arrays and CPU tensors over the same memory.
@@ -81,6 +84,9 @@ class HostDevice:
 
     def hand_over(self, batch: dict[str, Any]) -> None:
         return None
+
+    def span(self, name: str) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
 
 class CudaDevice:
@@ -126,6 +132,11 @@ class CudaDevice:
             for tensor in value if isinstance(value, list) else [value]:
                 if isinstance(tensor, torch.Tensor) and tensor.is_cuda:
                     tensor.record_stream(stream)
+
+    def span(self, name: str) -> contextlib.AbstractContextManager[None]:
+        made: contextlib.AbstractContextManager[None] = torch.cuda.nvtx.range(f"figureground {name}")
+        return made
+
 
 
 def make_device(name: str) -> Device:

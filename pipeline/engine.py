@@ -76,13 +76,15 @@ class Engine:
     def make(self, assembled: Assembled) -> dict[str, Any]:
         """Turn an assembled batch into tensors."""
         began = time.perf_counter()
-        masks, slots = self._masker.complete(assembled, self._augmenter)
+        with self.device.span("saliency"):
+            masks, slots = self._masker.complete(assembled, self._augmenter)
         self.seconds["saliency"] += time.perf_counter() - began
         began = time.perf_counter()
         settle_backgrounds(self._recipe, assembled.plans, slots)
-        views, view_masks, negatives = self._augmenter.augment(
-            assembled.images, masks, assembled.plans, slots, self._empty
-        )
+        with self.device.span("augment"):
+            views, view_masks, negatives = self._augmenter.augment(
+                assembled.images, masks, assembled.plans, slots, self._empty
+            )
         device, samples = self.device, assembled.samples
         batch = {
             "views": [self._tensor(view) for view in views],
@@ -250,7 +252,9 @@ def _produce(
                     submitted += 1
                 if stop.is_set():
                     break
-                _put(engine, results, engine.make(assembler.collect()), stop)
+                with engine.device.span("collect"):
+                    assembled = assembler.collect()
+                _put(engine, results, engine.make(assembled), stop)
     except BaseException as error:
         _put(engine, results, error, stop)
     finally:

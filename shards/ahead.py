@@ -68,19 +68,30 @@ class ReadAhead:
         self._held: dict[int, Lease] = {}
         self._busy: set[int] = set()
         self._failed: dict[int, Exception] = {}
+        self._gave_way = False
         self._threads = [threading.Thread(target=self._work, name="read-ahead", daemon=True) for _ in range(threads)]
         for thread in self._threads:
             thread.start()
 
     def want(self, numbers: Sequence[int]) -> None:
-        """Say which shards are needed from now on, the next one first; all others are let go."""
+        """Say which shards are needed from now on, the next one first; all others are let go. Ends the pause of `give_way`."""
         with self._changed:
-            self._wanted = tuple(numbers)
+            self._wanted, self._gave_way = tuple(numbers), False
             for number in self._held.keys() - set(self._wanted):
                 self._held.pop(number).release()
             for number in self._failed.keys() - set(self._wanted):
                 del self._failed[number]
             self._changed.notify_all()
+
+    def give_way(self) -> bool:
+        """Let go of the shard that is needed last, for one that is needed at once, and pause; False: there is none."""
+        with self._changed:
+            self._gave_way = True
+            for number in reversed(self._wanted):
+                if number in self._held:
+                    self._held.pop(number).release()
+                    return True
+        return False
 
     def check(self, number: int) -> None:
         """Raise why a wanted shard could not be fetched, once; it is tried again afterwards."""
@@ -113,7 +124,7 @@ class ReadAhead:
     def _next(self) -> int | None:
         """Choose the first wanted shard that is not here yet, if there is room for it."""
         taken = 0
-        for number in self._wanted:
+        for number in self._wanted if not self._gave_way else ():
             file = self._files[number]
             if file is None or number in self._failed:
                 continue

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .ahead import ReadAhead
-from .cache import MEND_INDEX, ShardCache
+from .cache import MEND_INDEX, CacheFull, Lease, ShardCache
 from .errors import ShardError
 from .files import publish
 from .index import index_text, load_index
@@ -86,8 +86,26 @@ class FetchedMaps(Maps):
             return super().__getitem__(number)
         if self._ahead is not None:
             self._ahead.check(number)
-        with self.cache.lease(file):
+        with self._lease(file):
             return super().__getitem__(number)
+
+    def _lease(self, file: RemoteFile) -> Lease:
+        """Lease a shard that is needed now; what this process merely keeps makes room for it."""
+        while True:
+            try:
+                return self.cache.lease(file, wait=False)
+            except CacheFull:
+                if not self._let_go() and (self._ahead is None or not self._ahead.give_way()):
+                    return self.cache.lease(file)
+
+    def _let_go(self) -> bool:
+        """Let go of the map used least recently; False: there is none."""
+        with self._lock:
+            for number in self._recent:
+                if self.files[number] is not None:
+                    del self._recent[number]
+                    return True
+        return False
 
     def _open(self, number: int) -> np.ndarray:
         file = self.files[number]

@@ -91,8 +91,10 @@ def _own_status(error: BaseException) -> int | None:
     response: Any = getattr(error, "response", None)  # Amazon's
     if isinstance(response, dict):
         found = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    elif type(error).__module__.startswith(("gcsfs.", "google.")):
+        found = getattr(error, "code", None)
     else:
-        found = getattr(error, "status", None) or getattr(error, "code", None)  # of aiohttp, of Google
+        found = getattr(error, "status", None)  # aiohttp's; its `code` is that of a broken message, not of the server
     try:
         status = int(found) if found is not None else None
     except (TypeError, ValueError):
