@@ -167,7 +167,7 @@ def read_weights(path: str | Path) -> Any:
             raise ValueError(f"read_weights: {path} must be a safetensors file, got {error}") from error
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError) as error:
         words = str(error).strip().partition("\n")[0][:200]
         raise ValueError(f"read_weights: {path} must be a torch file of tensors alone, got {words}") from error
 

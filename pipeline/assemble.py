@@ -39,6 +39,7 @@ class ImageSource(Protocol):
     def image(self, i: int, /) -> np.ndarray: ...
     def key(self, i: int, /) -> str: ...
     def shard_of(self, i: int, /) -> int: ...
+    def target(self, i: int, /) -> int: ...
 
 
 class MaskSource(Protocol):
@@ -197,14 +198,25 @@ class Assembler:
 
     def _donors(self, epoch: int, positions: np.ndarray) -> np.ndarray:
         views = len(self._recipe.views)
-        donors = self._order.donors(epoch, positions, views + 1)
         ids = self.resolve(epoch, positions)
+        donors = self._order.donors(epoch, positions, max(views + 1, DONOR_BLOCK - 1))
+        if any(view.background is not None and view.background.other_class for view in self._recipe.views):
+            donors = self._other_classes_first(epoch, ids, donors)
+        donors = donors[:, : views + 1].copy()
         for view in range(views):
             unwanted = ~wants_background(self._recipe, view, seed=self._order.seed, epoch=epoch, samples=ids)
             donors[unwanted, view] = -1
         if not self._negatives:
             donors[:, views] = -1
         return donors
+
+    def _other_classes_first(self, epoch: int, ids: np.ndarray, donors: np.ndarray) -> np.ndarray:
+        """Move donors of the sample's own class, or of none, behind the others."""
+        own = np.array([self._source.target(i) for i in ids.tolist()])
+        candidates = self.resolve(epoch, donors.reshape(-1)).tolist()
+        classes = np.array([self._source.target(i) for i in candidates]).reshape(donors.shape)
+        unwanted = (classes == own[:, None]) | (classes < 0) | (own[:, None] < 0)
+        return np.take_along_axis(donors, np.argsort(unwanted, axis=1, kind="stable"), axis=1)
 
     def collect(self) -> Assembled:
         """Wait for the oldest batch in flight and plan it; its images stay valid until the next `collect`."""

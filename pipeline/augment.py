@@ -25,10 +25,10 @@ from figureground.kernels.ground import inpaint_figures
 from figureground.kernels.normalize import normalize_views
 from figureground.kernels.patches import shuffle_patches
 from figureground.kernels.resample import DONOR, KEEP, RENDER_DTYPE, full_rows, render_views
-from figureground.kernels.saliency import estimate_saliency
 from figureground.kernels.tiles import tile_patches
 
 from .config import Recipe, StagePoint
+from .methods import resolve_method
 from .plan import BACKGROUND_MODES
 
 SALIENCY_PX = 112
@@ -115,17 +115,18 @@ def estimate_masks(images: Ragged, *, method: str = "fused", size: int = SALIENC
     ----------
     images : Ragged of N RGB images
     method : str
-        A method of `figureground.kernels.saliency`.
+        See `figureground.pipeline.methods`.
     size : int
-        Side of the square on which it works [px].
+        Side of the masks, and of the square on which the kernels work [px].
 
     Returns
     -------
     (N, size, size) uint8, on the device of `images`; 255 is figure.
     """
-    rows = full_rows(images.sizes)
-    small, _ = render_views(images, rows, (size, size))
-    return estimate_saliency(small, method=method)
+    estimate = resolve_method(method)
+    side = estimate.side or size
+    small, _ = render_views(images, full_rows(images.sizes), (side, side))
+    return estimate(small, size)
 
 
 class Augmenter:

@@ -115,6 +115,9 @@ class Background:
     source: Source = "whole"
     """What of the other image becomes the ground: all of it, or its "inpainted" background, whose figure is filled from around it
     (as in the paper's BG_Random); needs the donor's mask, without which the whole image is taken."""
+    other_class: bool = False
+    """Take donors of another class where labels are known and the sample's block of the order has one (as Whac-A-Mole's BG Aug
+    does with ImageNet's labels); else any donor."""
 
     def __post_init__(self) -> None:
         _probability("Background", p=self.p, min_area=self.min_area, max_area=self.max_area)
@@ -264,13 +267,14 @@ class Recipe:
         min_area: float = 0.02,
         max_area: float = 0.95,
         source: Source = "whole",
+        other_class: bool = False,
         views: tuple[int, ...] | None = None,
     ) -> Recipe:
         """Return the recipe with a background augmentation on its global views.
 
         Parameters
         ----------
-        mode, p, fill, color, min_area, max_area, source
+        mode, p, fill, color, min_area, max_area, source, other_class
             See `Background`.
         views : tuple of int, optional
             Which views; by default those of the largest crop size (the global crops).
@@ -280,7 +284,7 @@ class Recipe:
         >>> Recipe("two", (View(), View())).with_background("swap", p=0.3).views[1].background.p
         0.3
         """
-        background = Background(mode, p, fill, color, min_area, max_area, source)
+        background = Background(mode, p, fill, color, min_area, max_area, source, other_class)
         chosen = self._chosen("with_background", views)
         changed = tuple(replace(v, background=background) if i in chosen else v for i, v in enumerate(self.views))
         return replace(self, views=changed)

@@ -7,11 +7,11 @@ from typing import Any, Literal
 import numpy as np
 
 from figureground.kernels.arrays import Ragged, array_module
-from figureground.kernels.saliency import METHODS
 
 from .assemble import Assembled
 from .augment import Augmenter, Slots, estimate_masks
 from .config import Recipe
+from .methods import check_method
 
 MaskMode = Literal["auto", "sidecar", "kernel"] | None
 
@@ -25,7 +25,7 @@ class Masker:
     mode : {"auto", "sidecar", "kernel"} or None
         See `Loader`.
     method : str
-        A key of `figureground.kernels.saliency.METHODS`.
+        See `figureground.pipeline.methods`.
     all_samples : bool
         Estimate masks for all samples without one, not only for those whose background is to change.
     """
@@ -33,8 +33,7 @@ class Masker:
     def __init__(self, recipe: Recipe, mode: MaskMode, *, method: str, all_samples: bool) -> None:
         if mode not in ("auto", "sidecar", "kernel", None):
             raise ValueError(f"Loader: masks must be 'auto', 'sidecar', 'kernel' or None, got {mode!r}")
-        if method not in METHODS:
-            raise ValueError(f"Loader: method must be one of {', '.join(METHODS)}, got {method!r}")
+        check_method(method, caller="Loader")
         self._recipe, self._mode, self._method, self._all = recipe, mode, method, all_samples
 
     def complete(self, batch: Assembled, augmenter: Augmenter) -> tuple[Ragged | None, Slots]:

@@ -44,7 +44,7 @@ ANCHOR = 50
 LEAST_CROP = 0.4
 """Smallest share of an image's area in a crop."""
 _LEAST_PIXELS = 20.0  # a target with fewer has nothing to say
-_CHUNK = 32
+_CHUNK, _PROBES = 32, 12
 
 
 @dataclass(frozen=True)
@@ -212,18 +212,18 @@ class Trainer:
         self._optimizer = torch.optim.AdamW(net.parameters(), RATE, weight_decay=DECAY)
 
     def seconds_per_epoch(self) -> float:
-        """Time three steps before the first epoch; the training is afterwards as before."""
+        """Time some steps before the first epoch; the training is afterwards as before."""
         fresh = copy.deepcopy(self.net.state_dict())
         rows = np.arange(min(self.plan.batch_size, len(self._images)))
         self.net.train()
-        self._step(0, rows)
-        began = time.perf_counter()
-        for step in (1, 2):
-            self._step(step, rows)
-        seconds = (time.perf_counter() - began) / 2 * self.steps
+        times = []
+        for step in range(_PROBES):
+            began = time.perf_counter()
+            self._step(step % self.steps, rows)
+            times.append(time.perf_counter() - began)
         self.net.load_state_dict(fresh)
         self._set_up(self.net)
-        return seconds
+        return float(np.median(times)) * self.steps
 
     def state(self) -> dict[str, Any]:
         """Return all that changes, as tensors and plain values."""

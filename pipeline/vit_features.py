@@ -181,6 +181,11 @@ def load_features(path: str | Path) -> PatchFeatures:
             f"load_features: {path} must be the state dict of a DINO or DINOv2 ViT, got none of its {missing[0]}; see "
             f"'figureground.pipeline.vit_features' for files that fit"
         )
+    count = tensors["pos_embed"].shape[1]
+    if count - math.isqrt(count) ** 2 > 1:
+        raise ValueError(
+            f"load_features: {path}: pos_embed must be a square grid and at most one place more, got {count} places"
+        )
     try:
         return PatchFeatures(tensors)
     except RuntimeError as error:

@@ -19,11 +19,14 @@ from mutation_cases import CASES
 KERNELS = Path(__file__).resolve().parents[1] / "kernels"
 SOURCES = sorted(KERNELS.glob("*.cu"))
 
-
-SPARE_BARRIERS = {  # (file, the line above or below) of barriers that nothing needs today; the reason beside each
+# (file, one of the two lines above or the line below) of barriers that nothing needs while the others are there: why.
+SPARE_BARRIERS = {
     ("resample.cu", "const Plane& p = s.plane;"): "the tile before ends with a barrier, the first has none before",
     ("saliency_graph.cu", "for (int f = 0; f < 4; f++) board.colors[f][i] *= scale;"): "two stretches come first",
-    ("saliency_graph.cu", "return total;"): "other barriers come before the next write to board.values",
+    (
+        "saliency_graph.cu",
+        "return total;",
+    ): "link_border, block_sum or stretch comes before the next write to board.values",
     (
         "saliency_graph.cu",
         "board.across[at] = apart ? decay(square_distance(board, i, j) * c.link_color) : 0.0f;",
@@ -186,7 +189,7 @@ def _barriers() -> dict[str, tuple[list[tuple[str, int]], set[tuple[str, str]]]]
         for i, line in enumerate(lines):
             if re.search(r"\b__syncthreads(_\w+)?\(", line):
                 file = places[i].split(":")[0]
-                copies, _ = found.setdefault(places[i], ([], {(file, lines[i - 1]), (file, lines[i + 1])}))
+                copies, _ = found.setdefault(places[i], ([], {(file, lines[i + k]) for k in (-2, -1, 1)}))
                 copies.append((stem, i + 1))
     return found
 

@@ -209,7 +209,10 @@ def test_multi_crop_formats_unpack_as_public_code_does(shards):
         assert torch.equal(batch["mask_indices_list"], masks.flatten().nonzero().flatten())
         assert len(batch["masks_weight"]) == int(batch["n_masked_patches"]) <= batch["upperbound"]
         assert batch["masks_weight"].sum() == pytest.approx(float((masks.sum(1) > 0).sum()))
-    with make(shards, recipes.dinov2(32, 16, 2), format="dinov2") as loader, pytest.raises(ValueError, match="multiple of 14 px"):
+    with (
+        make(shards, recipes.dinov2(32, 16, 2), format="dinov2") as loader,
+        pytest.raises(ValueError, match="multiple of 14 px"),
+    ):
         next(iter(loader))
     with make(shards, format="lightly-train") as loader:
         batch = next(iter(loader))
@@ -409,6 +412,18 @@ def test_background_is_applied_where_the_plan_says(shards):
         figure = masks[i] == 1
         if figure.any():
             assert views[i].transpose(1, 2, 0)[figure].max(axis=1).min() > 0.5
+
+
+def test_donors_of_another_class(shards):
+    shares = []
+    for other_class in (False, True):
+        recipe = recipes.moco_v2(32).with_background("swap", p=1.0, other_class=other_class)
+        with make(shards, recipe) as loader:
+            rows = np.concatenate([np.concatenate(batch["params"]) for batch in loader])
+        assert (rows["donor"] != rows["sample"]).all()
+        shares.append((rows["donor"] % 5 == rows["sample"] % 5).mean())  # the class of sample i is i % 5
+    assert shares[0] > 0.1
+    assert shares[1] < 0.02
 
 
 def test_area_limits_leave_the_image_alone(shards):

@@ -126,7 +126,10 @@ def test_a_shard_that_never_fits(site, make_cache):
 
 def test_a_broken_download_goes_on_in_another_process(site, make_cache):
     site.seconds_per_piece = 0.3
-    code = "import sys; from figureground.shards.cache import ShardCache\nShardCache(sys.argv[1], 10**6, block_bytes=10_000, connections=1).lease(sys.argv[2])"
+    code = (
+        "import sys; from figureground.shards.cache import ShardCache\n"
+        "ShardCache(sys.argv[1], 10**6, block_bytes=10_000, connections=1).lease(sys.argv[2])"
+    )
     cache = make_cache()
     child = run(code, cache.folder, site.url + "s-0.tar")
     while len(site.gets("s-0.tar")) < 3:

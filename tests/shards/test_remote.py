@@ -9,7 +9,6 @@ import logging
 import os
 import pickle
 import re
-import shutil
 import socket
 import sys
 import threading
@@ -236,7 +235,7 @@ def test_what_is_not_opened(remote, url, message):
 def test_missing_package(remote, monkeypatch):
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    with pytest.raises(ImportError, match=r"s3://b/a\.tar: s3:// needs a package .*s3fs.*; run pip install 'figureground\[remote\]'"):
+    with pytest.raises(ImportError, match=r"a\.tar: s3:// needs a package .*s3fs.*; run pip install 'figureground\[remote\]'"):
         remote.look("s3://b/a.tar")
 
 
@@ -291,8 +290,9 @@ def test_the_second_epoch_uses_the_cache(shards, folder, make_cache):
         for _ in range(2):
             for sample in range(len(store)):
                 store.image(sample)
-    asked = [path for method, path, _ in shards.asked if method == "GET"]
-    assert len(asked) == len(set(asked) - {None}) == 5 + 5 or cache.stats()["fetched"] == 5
+    asked = [(path, span) for method, path, span in shards.asked if method == "GET"]
+    assert len(asked) == len(set(asked))
+    assert cache.stats()["fetched"] == 5
     shards.asked.clear()
     with Store(shards.url + "s/t-{000..004}.tar", cache=make_cache()) as again, Store(folder) as local:
         same_samples(again, local)
@@ -317,7 +317,7 @@ def test_views_keep_their_shard(shards, folder, make_cache):
     with Store(shards.url + "s/t-{000..004}.tar", cache=cache) as store, Store(folder) as local:
         first = store.image(12)
         second = store.image(7)
-        with pytest.raises(ShardError, match="all of the cache .* is in use"):
+        with pytest.raises(ShardError, match=r"all of the cache .* is in use"):
             store.image(20)  # 61 + 51 + 72 kB
         del second
         assert bytes(store.image(20)) == bytes(local.image(20))

@@ -1,0 +1,86 @@
+"""Names of saliency methods: kernels, files, errors."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from pipeline_shards import disc_image
+
+from figureground.kernels.arrays import Ragged
+from figureground.kernels.saliency import METHODS, estimate_saliency
+from figureground.pipeline.augment import estimate_masks
+from figureground.pipeline.methods import check_method, method_record, resolve_method
+from figureground.pipeline.saliency_net import SaliencyNet, save_net
+
+
+@pytest.fixture
+def net_file(tmp_path):
+    torch.manual_seed(0)
+    save_net(tmp_path / "net.pt", SaliencyNet(4), side=48, card={})
+    return tmp_path / "net.pt"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_kernels_are_what_they_were(name):
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32)).astype(np.uint8)
+    method = resolve_method(name)
+    assert method.side is None
+    np.testing.assert_array_equal(method(images, 32), estimate_saliency(images, method=name))
+    assert method_record(name) == {}
+
+
+def test_a_file_is_read_once_and_again_when_it_changes(net_file):
+    name = f"net:{net_file}"
+    first = resolve_method(name)
+    assert resolve_method(name) is first
+    record = method_record(name)
+    save_net(net_file, SaliencyNet(4), side=48, card={"another": 1})
+    os.utime(net_file, ns=(1, 1))
+    assert resolve_method(name) is not first
+    assert method_record(name)["model"]["weights"] != record["model"]["weights"]
+
+
+def test_masks_of_images_of_any_size(net_file):
+    rng = np.random.default_rng(0)
+    images = Ragged.from_arrays([disc_image(rng, 50, 70)[0], disc_image(rng, 90, 61)[0]])
+    assert estimate_masks(images, method=f"net:{net_file}", size=40).shape == (2, 40, 40)
+
+
+@pytest.mark.parametrize("name", ["u2net", "net", "net:", "resnet:x.pt", ""])
+def test_unknown_names(name):
+    with pytest.raises(
+        ValueError, match=r"Loader: method must be one of fused, .*, net:FILE, vit:FILE, vit-ncut:FILE, got"
+    ):
+        check_method(name, caller="Loader")
+
+
+def test_files_that_do_not_fit(tmp_path, net_file):
+    with pytest.raises(ValueError, match="must name a file that can be read, got No such file or directory"):
+        check_method(f"net:{tmp_path / 'missing.pt'}")
+    (tmp_path / "junk.pt").write_bytes(b"no weights")
+    for kind in ("net", "vit", "vit-ncut"):
+        with pytest.raises(ValueError, match=r"junk.pt must be a torch file of tensors alone"):
+            check_method(f"{kind}:{tmp_path / 'junk.pt'}")
+    (tmp_path / "cut.pt").write_bytes(net_file.read_bytes()[:-200])
+    with pytest.raises(ValueError, match=r"cut.pt must be a torch file of tensors alone"):
+        check_method(f"net:{tmp_path / 'cut.pt'}")
+    torch.save({"code": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(ValueError, match=r"evil.pt must be a torch file of tensors alone"):
+        check_method(f"net:{tmp_path / 'evil.pt'}")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="must be made by 'figureground train-saliency', got another file"):
+        check_method(f"net:{tmp_path / 'other.pt'}")
+    with pytest.raises(ValueError, match="must be the state dict of a DINO or DINOv2 ViT, got none of its cls_token"):
+        check_method(f"vit:{tmp_path / 'other.pt'}")
+    with pytest.raises(ValueError, match="path must be a file, got"):
+        check_method(f"net:{tmp_path}")
+
+
+class Evil:
+    """What unpickling must not run."""
+
+    def __reduce__(self):
+        return os.system, ("true",)
