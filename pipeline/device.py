@@ -1,7 +1,7 @@
 """Where views are made: arrays for the kernels, tensors for the trainer, and the streams between them.
 
-On the host the kernels write into fresh NumPy memory that torch then shares. On a GPU memory comes from torch's allocator,
-kernels run on one stream of ours, and the trainer's stream waits for an event: no copies, no host synchronisation of the trainer.
+On the host the kernels write into NumPy memory that torch then shares. On a GPU memory comes from torch's allocator and kernels run
+on one stream of ours, for which the producer thread waits before it hands a batch over: no copies, and the trainer never waits.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Device(Protocol):
         """Called when the kernels of a batch have been launched: wait until its inputs may be overwritten."""
 
     def hand_over(self, batch: dict[str, Any]) -> None:
-        """Order the trainer's stream after the batch; called in the trainer's thread."""
+        """Tell the allocator that the trainer's stream uses the batch; called in the trainer's thread."""
 
     def span(self, name: str) -> contextlib.AbstractContextManager[None]:
         """Name a stretch of the producer thread for a profiler."""
@@ -122,12 +122,12 @@ class CudaDevice:
             yield
 
     def finish(self) -> None:
-        # Only the producer thread waits: DALI reuses the decoded images after the next collect.
+        # Only the producer thread waits: DALI reuses the decoded images after the next collect. The batch is then complete, and
+        # the trainer's stream has nothing left to wait for.
         self._stream.synchronize()
 
     def hand_over(self, batch: dict[str, Any]) -> None:
         stream = torch.cuda.current_stream(self._index)
-        stream.wait_stream(self._torch_stream)
         for value in batch.values():
             for tensor in value if isinstance(value, list) else [value]:
                 if isinstance(tensor, torch.Tensor) and tensor.is_cuda:
