@@ -18,6 +18,12 @@ VERBS = {
     "kernels": "each kernel alone: time, GB/s, share of the copy bandwidth",
     "saliency": "quality and cost of the saliency methods against true masks",
     "parity": "our views against Pillow's and torchvision's, same parameters",
+    "report": "one self-contained HTML page from the JSON of the others",
+    "simulate": "a cluster's limit (network, disk, CPU, GPU) from measured costs",
+    "startup": "time to the first batch, memory of the index, growth of the order",
+    "python_cost": "Python's own cost of a batch, decoding and kernels stubbed",
+    "bggap": "accuracy on the sets of 'figureground bgsets', and the BG-gap",
+    "invariance": "how invariant the neurons of an encoder are to transformations",
     "soak": "long runs, many cycles, signals: what grows, what stays behind",
     "train": "a few steps of MoCo-v2 on shards",
 }

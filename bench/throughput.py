@@ -157,6 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sizes = [len(store.image(i)) for i in range(len(store))]
             print(f"{len(store)} images, {np.mean(sizes) / 1e3:.0f} kB each; {int(masks.present.sum())} masks")
             document: dict[str, Any] = {"images": len(store), "batch_size": args.batch_size, "device": args.device}
+            document["threads"] = args.threads or 2
             stages = measure(stage_cases(store, masks, min(128, len(store)), args.threads or 2), rounds=args.rounds)
             document["stages"] = {name: timing.summary() for name, timing in stages.items()}
             print_table(document["stages"], title="stage, per image")

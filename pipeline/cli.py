@@ -1,4 +1,4 @@
-"""The `figureground` command: pack | index | check | masks | show | run.
+"""The `figureground` command: pack | index | check | masks | train-saliency | bgsets | show | run.
 
     figureground pack photographs/ shards/ --jobs 2
     figureground masks "shards/*.tar" --device cpu
@@ -73,6 +73,30 @@ def _run_masks(args: argparse.Namespace) -> int:
     return run_masks(args)
 
 
+def _add_train_saliency(parser: argparse.ArgumentParser) -> None:
+    from .saliency_train import add_train_saliency
+
+    add_train_saliency(parser)
+
+
+def _run_train_saliency(args: argparse.Namespace) -> int:
+    from .saliency_train import run_train_saliency
+
+    return run_train_saliency(args)
+
+
+def _add_bgsets(parser: argparse.ArgumentParser) -> None:
+    from .bgsets import add_bgsets
+
+    add_bgsets(parser)
+
+
+def _run_bgsets(args: argparse.Namespace) -> int:
+    from .bgsets import run_bgsets
+
+    return run_bgsets(args)
+
+
 def _add_run(parser: argparse.ArgumentParser) -> None:
     add_loading(parser)
     parser.add_argument("--batch-size", type=int, default=64)
@@ -115,25 +139,30 @@ _VERBS: dict[str, tuple[str, Any, Any]] = {
     "index": ("write the indexes of shards", shards_cli.add_index, shards_cli.run_index),
     "check": ("look for problems in shards", _add_check, _run_check),
     "masks": ("make masks of all images", _add_masks, _run_masks),
+    "train-saliency": ("train a saliency network without labels", _add_train_saliency, _run_train_saliency),
+    "bgsets": ("write background-challenge sets", _add_bgsets, _run_bgsets),
     "show": ("look at views or masks", _add_show, _run_show),
     "run": ("stream epochs and print the throughput", _add_run, _run_run),
 }
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the whole command."""
+def make_parser(verb: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser of the whole command; only `verb` has its arguments (some of the others would import torch for theirs)."""
     parser = argparse.ArgumentParser(
         "figureground", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, (summary, add, _) in _VERBS.items():
-        add(verbs.add_parser(name, help=summary, description=summary))
+        sub = verbs.add_parser(name, help=summary, description=summary)
+        if name == verb:
+            add(sub)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see the module's text."""
-    args = make_parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    args = make_parser(argv[0] if argv else None).parse_args(argv)
     try:
         return int(_VERBS[args.verb][2](args))
     except ShardError as error:

@@ -149,7 +149,8 @@ def save_net(path: str | Path, net: SaliencyNet, *, side: int, card: dict[str, A
     card : dict of plain values
         What it was made from, for people.
     """
-    state = {k: v.half() if v.is_floating_point() and v.ndim > 1 else v for k, v in net.state_dict().items()}
+    state = {k: v.cpu() for k, v in net.state_dict().items()}
+    state = {k: v.half() if v.is_floating_point() and v.ndim > 1 else v for k, v in state.items()}
     document = {"format": _FORMAT, "width": net.width, "side": side, "card": card, "state": state}
     buffer = io.BytesIO()  # a path would leave its name in the bytes
     torch.save(document, buffer)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,14 +26,12 @@ from figureground.kernels.saliency_refine import refine_maps
 from figureground.kernels.torch_bridge import on_tensors
 
 from .saliency_net import SaliencyNet, predict
-from .saliency_targets import draw_crops, draw_order
+from .saliency_targets import TrainPlan, draw_crops, draw_order
 
 BETA2 = 0.3
 """Weight of recall in the soft F-measure: the measure's own. With 1 the maps grow too large."""
-RATE, DECAY, WARM_UP = 2e-3, 1e-4, 50
-"""AdamW: learning rate, weight decay, steps of warm-up; the rate falls as (1 - t)^0.9 in each phase."""
-FIRST_SHARE = 0.7
-"""Share of the epochs in phase 1."""
+RATE, DECAY, WARM_UP = 2e-3, 1e-4, 0.02
+"""AdamW: learning rate, weight decay, share of a phase in which the rate rises; then it falls as (1 - t)^0.9 in each phase."""
 ROUNDS = (0.5, 0.75, 1.0)
 """When targets are refined, in shares of phase 1."""
 KEEP = 70
@@ -45,27 +42,6 @@ LEAST_CROP = 0.4
 """Smallest share of an image's area in a crop."""
 _LEAST_PIXELS = 20.0  # a target with fewer has nothing to say
 _CHUNK, _PROBES = 32, 12
-
-
-@dataclass(frozen=True)
-class TrainPlan:
-    """What a training depends on, besides its images."""
-
-    teachers: tuple[str, ...] = ("fused", "mb+", "cells", "rbd")
-    """Methods of `figureground.kernels.saliency`."""
-    epochs: int = 40
-    """Of both phases together; at least 2."""
-    size: int = 96
-    """Side of the crops [px]."""
-    seed: int = 0
-    batch_size: int = 16
-    width: int = 64
-    """Channels of the network's first stage."""
-
-    @property
-    def first(self) -> int:
-        """Epochs of phase 1."""
-        return min(self.epochs - 1, max(1, round(FIRST_SHARE * self.epochs)))
 
 
 def soft_f_loss(maps: Tensor, targets: Tensor, beta2: float = BETA2) -> Tensor:
@@ -159,9 +135,9 @@ class Trainer:
     def _step(self, step: int, rows: np.ndarray) -> float:
         first = 0 if self.phase == 1 else self.plan.first
         last = self.plan.first if self.phase == 1 else self.plan.epochs
-        done = (self.epoch - first) * self.steps + step
+        done, total = (self.epoch - first) * self.steps + step, (last - first) * self.steps
         for group in self._optimizer.param_groups:
-            group["lr"] = RATE * min(1, (done + 1) / WARM_UP) * (1 - done / ((last - first) * self.steps)) ** 0.9
+            group["lr"] = RATE * min(1.0, (done + 1) / (WARM_UP * total)) * (1 - done / total) ** 0.9
         images, targets = self._batch(step, rows)
         logits = F.interpolate(self.net(images), images.shape[2:], mode="bilinear", align_corners=False)
         loss = soft_f_loss(torch.sigmoid(logits).expand_as(targets), targets)

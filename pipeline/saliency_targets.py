@@ -1,4 +1,4 @@
-"""What the saliency network learns from: the images of shards, small and in memory, and the draws of its training."""
+"""What the saliency network learns from: a plan, the images of shards, small and in memory, and the draws of its training."""
 
 from __future__ import annotations
 
@@ -14,8 +14,31 @@ from figureground.kernels.render_rows import full_rows
 from figureground.kernels.resample import render_views
 from figureground.shards import Store
 
+FIRST_SHARE = 0.7
+"""Share of the epochs in phase 1."""
 _CHUNK = 64
 _ORDER, _CROPS = 1, 2  # purposes of draws
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """What a training depends on, besides its images."""
+
+    teachers: tuple[str, ...] = ("fused", "mb+", "cells", "rbd")
+    """Methods of `figureground.kernels.saliency`."""
+    epochs: int = 40
+    """Of both phases together; at least 2."""
+    size: int = 96
+    """Side of the crops [px]."""
+    seed: int = 0
+    batch_size: int = 16
+    width: int = 64
+    """Channels of the network's first stage."""
+
+    @property
+    def first(self) -> int:
+        """Epochs of phase 1."""
+        return min(self.epochs - 1, max(1, round(FIRST_SHARE * self.epochs)))
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Sequence
 
 from .cache import CacheFull, Lease, ShardCache
@@ -13,6 +14,7 @@ from .urls import shown
 log = logging.getLogger(__name__)
 
 _FULL_PAUSE_S = 0.5
+_WAY_PAUSE_S = 2.0
 
 
 class ReadAhead:
@@ -30,9 +32,9 @@ class ReadAhead:
 
     Notes
     -----
-    Where the cache is full of shards in use it pauses until one is let go. A shard that cannot be fetched stops none of
-    the others; `check` raises the reason when its turn has come. The threads end with `close`, at the latest 0.2 s
-    after it, in the middle of a download too, which a later one goes on with.
+    Where the cache is full of shards in use it pauses until one is let go; meanwhile none that is needed later goes
+    before. A shard that cannot be fetched stops none of the others; `check` raises the reason when its turn has come. The
+    threads end with `close`, at the latest 0.2 s after it, in the middle of a download too, which a later one goes on with.
 
     Examples
     --------
@@ -68,15 +70,16 @@ class ReadAhead:
         self._held: dict[int, Lease] = {}
         self._busy: set[int] = set()
         self._failed: dict[int, Exception] = {}
-        self._gave_way = False
+        self._blocked: set[int] = set()
+        self._paused_until = 0.0
         self._threads = [threading.Thread(target=self._work, name="read-ahead", daemon=True) for _ in range(threads)]
         for thread in self._threads:
             thread.start()
 
     def want(self, numbers: Sequence[int]) -> None:
-        """Say which shards are needed from now on, the next one first; all others are let go. Ends the pause of `give_way`."""
+        """Say which shards are needed from now on, the next one first; all others are let go."""
         with self._changed:
-            self._wanted, self._gave_way = tuple(numbers), False
+            self._wanted = tuple(numbers)
             for number in self._held.keys() - set(self._wanted):
                 self._held.pop(number).release()
             for number in self._failed.keys() - set(self._wanted):
@@ -86,7 +89,7 @@ class ReadAhead:
     def give_way(self) -> bool:
         """Let go of the shard that is needed last, for one that is needed at once, and pause; False: there is none."""
         with self._changed:
-            self._gave_way = True
+            self._paused_until = time.monotonic() + _WAY_PAUSE_S
             for number in reversed(self._wanted):
                 if number in self._held:
                     self._held.pop(number).release()
@@ -124,12 +127,14 @@ class ReadAhead:
     def _next(self) -> int | None:
         """Choose the first wanted shard that is not here yet, if there is room for it."""
         taken = 0
-        for number in self._wanted if not self._gave_way else ():
+        if time.monotonic() < self._paused_until:
+            return None
+        for number in self._wanted:
             file = self._files[number]
             if file is None or number in self._failed:
                 continue
             taken += file.size
-            if taken > self._max_bytes:
+            if taken > self._max_bytes or number in self._blocked:
                 return None
             if number not in self._held and number not in self._busy:
                 return number
@@ -139,36 +144,49 @@ class ReadAhead:
         while True:
             with self._changed:
                 while (number := self._next()) is None and not self._stop.is_set():
-                    self._changed.wait()
+                    pause_s = self._paused_until - time.monotonic()
+                    self._changed.wait(pause_s if pause_s > 0 else None)
                 if number is None or self._stop.is_set():
                     return
                 self._busy.add(number)
-            lease, failure, pause = self._fetch(number)
+            lease, failure = self._fetch(number)
             with self._changed:
                 self._busy.discard(number)
-                if lease is not None and number in self._wanted:
+                self._blocked.discard(number)
+                if lease is not None and number in self._wanted and time.monotonic() >= self._paused_until:
                     self._held[number] = lease
                 elif lease is not None:
                     lease.release()
                 if failure is not None and number in self._wanted:
                     self._failed[number] = failure
                 self._changed.notify_all()
-            if pause:
-                self._stop.wait(_FULL_PAUSE_S)
 
-    def _fetch(self, number: int) -> tuple[Lease | None, Exception | None, bool]:
-        """Return the lease of a shard, or why there is none, and whether to pause."""
+    def _fetch(self, number: int) -> tuple[Lease | None, Exception | None]:
+        """Return the lease of a shard, or why there is none; neither if it is no longer wanted."""
         file = self._files[number]
-        if file is None:
-            return None, None, False
-        try:
-            return self._cache.lease(file, wait=False, stop=self._stop), None, False
-        except Stopped:
-            return None, None, False
-        except CacheFull:
-            log.debug("%s: not fetched ahead, all of the cache is in use", shown(file.url))
-            return None, None, True
-        except Exception as error:  # its consumer raises it
-            log.warning("%s: could not be fetched ahead: %s", shown(file.url), error)
-            error.add_note("(raised while reading ahead)")
-            return None, error, False
+        while file is not None and number in self._wanted:
+            try:
+                return self._cache.lease(file, wait=False, stop=self._stop), None
+            except Stopped:
+                break
+            except CacheFull:
+                log.debug("%s: not fetched ahead, all of the cache is in use", shown(file.url))
+                if not self._prefer(number) and self._stop.wait(_FULL_PAUSE_S):
+                    break
+            except Exception as error:  # its consumer raises it
+                log.warning("%s: could not be fetched ahead: %s", shown(file.url), error)
+                error.add_note("(raised while reading ahead)")
+                return None, error
+        return None, None
+
+    def _prefer(self, number: int) -> bool:
+        """Begin none that is needed later than a shard without room, and let go of one of those; False: there is none."""
+        with self._changed:
+            self._blocked.add(number)
+            for other in reversed(self._wanted):
+                if other == number:
+                    return False
+                if other in self._held:
+                    self._held.pop(other).release()
+                    return True
+        return False

@@ -17,15 +17,14 @@ import errno
 import hashlib
 import logging
 import os
-import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
-from .cache_room import LOCK, PART_ENDING, TAR_ENDING, kept_shards, make_room, used_bytes
+from .cache_place import Place, md5_of, size_of, write_all
+from .cache_room import LOCK, kept_shards, make_room, used_bytes
 from .errors import ShardError
 from .files import _sync_folder
 from .index import index_path, stale_reason
@@ -39,9 +38,9 @@ __all__ = ["CacheFull", "Lease", "ShardCache"]
 log = logging.getLogger(__name__)
 
 MEND_INDEX = "run 'figureground index' where the shard was made and upload the .idx"
-_UNSAFE = re.compile(r"[^A-Za-z0-9._+=@-]")
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SPARE_BYTES = 1 << 24
+_ROOM_POLL_S = 0.2
 
 
 class CacheFull(ShardError):
@@ -70,33 +69,6 @@ class Lease:
 
     def __exit__(self, *_: object) -> None:
         self.release()
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where the cache keeps one state of one shard."""
-
-    folder: str
-    file: RemoteFile
-
-    @property
-    def tar(self) -> str:
-        name = _UNSAFE.sub("_", self.file.name)[-100:].lstrip(".") or "shard"
-        return os.path.join(self.folder, name if name.endswith(TAR_ENDING) else name + TAR_ENDING)
-
-    @property
-    def part(self) -> str:
-        return f"{self.tar}.{self.file.size}{PART_ENDING}"
-
-    @property
-    def lock(self) -> str:
-        return os.path.join(self.folder, LOCK)
-
-    def is_complete(self) -> bool:
-        return _size(self.tar) == self.file.size
-
-    def received(self) -> int:
-        return max(0, _size(self.part))
 
 
 class ShardCache:
@@ -208,11 +180,18 @@ class ShardCache:
         with self._counting:
             self._counts.update(amounts)
 
-    def _place(self, file: RemoteFile) -> _Place:
+    def _place(self, file: RemoteFile) -> Place:
         state = f"{file.url}\0{file.size}\0{file.version}".encode("utf-8", "surrogateescape")
-        return _Place(os.path.join(self.folder, hashlib.sha256(state).hexdigest()[:24]), file)
+        return Place(os.path.join(self.folder, hashlib.sha256(state).hexdigest()[:24]), file)
 
-    def lease(self, file: RemoteFile | str, *, wait: bool = True, stop: threading.Event | None = None) -> Lease:
+    def lease(
+        self,
+        file: RemoteFile | str,
+        *,
+        wait: bool = True,
+        stop: threading.Event | None = None,
+        make_way: Callable[[], bool] | None = None,
+    ) -> Lease:
         """Have a shard here, fetched if need be, and keep it until the lease is released.
 
         Parameters
@@ -223,6 +202,8 @@ class ShardCache:
             Wait for room where all is in use; else raise `CacheFull`.
         stop : threading.Event, optional
             Give up when set.
+        make_way : callable, optional
+            Called where there is no room: lets something go and returns True, or False if there is nothing.
 
         Returns
         -------
@@ -238,9 +219,28 @@ class ShardCache:
             If the shard was changed since it was looked at, does not fit its index, or the disk is full.
         Stopped
             If `stop` was set.
+
+        Notes
+        -----
+        No lock is held while waiting for room: who waits for the same shard finds out that there is none, and makes way.
         """
         place = self._place(self.remote.look(file, stop) if isinstance(file, str) else file)
         self._make_folder(place)
+        seen, since = None, time.monotonic()
+        while True:
+            try:
+                return self._lease(place, stop)
+            except CacheFull:
+                if make_way is not None and make_way():
+                    continue
+                if (now := kept_shards(self.folder)) != seen:  # others are at work: room may come
+                    seen, since = now, time.monotonic()
+                if not wait or time.monotonic() - since > self.remote.deadline_s:
+                    raise
+            if (stop or threading.Event()).wait(_ROOM_POLL_S):
+                raise Stopped
+
+    def _lease(self, place: Place, stop: threading.Event | None) -> Lease:
         while True:
             handle = open_lock(place.lock)
             try:
@@ -248,23 +248,24 @@ class ShardCache:
                 if not place.is_complete():
                     self._wait(handle, EXCLUSIVE, place, stop)
                     if not place.is_complete():
-                        self._fetch(place, wait, stop)
+                        self._fetch(place, stop)
                     self._wait(handle, SHARED, place, stop)
                 if place.is_complete():  # else evicted between two locks
-                    os.utime(handle)
+                    used = time.time_ns()  # the kernel's own stamp is some milliseconds coarse
+                    os.utime(handle, ns=(used, used))
                     return Lease(place.tar, handle)
             except BaseException:
                 os.close(handle)
                 raise
             os.close(handle)
 
-    def _make_folder(self, place: _Place) -> None:
+    def _make_folder(self, place: Place) -> None:
         try:
             os.makedirs(place.folder, exist_ok=True)
         except OSError as error:
             raise self.disk_trouble(error, place.file) from error
 
-    def _wait(self, handle: int, kind: int, place: _Place, stop: threading.Event | None) -> None:
+    def _wait(self, handle: int, kind: int, place: Place, stop: threading.Event | None) -> None:
         patience_s = self.remote.deadline_s + self.remote.timeout_s
         if not wait_lock(handle, kind, progress=place.received, patience_s=patience_s, stop=stop):
             if stop is not None and stop.is_set():
@@ -274,22 +275,22 @@ class ShardCache:
                 f"end it, or use another cache folder"
             )
 
-    def _fetch(self, place: _Place, wait: bool, stop: threading.Event | None) -> None:
+    def _fetch(self, place: Place, stop: threading.Event | None) -> None:
         """Fetch a shard; its lock is held."""
         file = place.file
         if file.size == 0:
             raise ShardError(f"{shown(file.url)}: the shard is empty (0 bytes); upload it again")
-        self._reserve(place, wait, stop)
+        self._reserve(place)
         log.info("%s: fetching %d bytes from byte %d", shown(file.url), file.size, place.received())
         for attempt in (1, 2):
             self._download(place, stop)
             now = self.remote.look(file.url, stop)
-            if (now.size, now.version) != (file.size, file.version) or _size(place.part) != file.size:
+            if (now.size, now.version) != (file.size, file.version) or size_of(place.part) != file.size:
                 os.unlink(place.part)
                 raise ShardError(
                     f"{shown(file.url)}: the shard was changed while it was being read; open the Store again"
                 )
-            if not file.md5 or (got := _md5(place.part)) == file.md5:
+            if not file.md5 or (got := md5_of(place.part)) == file.md5:
                 break
             if attempt == 2:
                 os.unlink(place.part)
@@ -301,12 +302,12 @@ class ShardCache:
         self._count(fetched=1)
         self._check_index(place)
 
-    def _download(self, place: _Place, stop: threading.Event | None) -> None:
+    def _download(self, place: Place, stop: threading.Event | None) -> None:
         """Append to the part what is missing of a shard."""
         try:
             with open(place.part, "ab", buffering=0) as part:
                 for block in self.remote.blocks(place.file, part.tell(), stop=stop):
-                    _write_all(part.fileno(), block)
+                    write_all(part.fileno(), block)
                     self._count(fetched_bytes=len(block))
                 os.fsync(part.fileno())
         except OSError as error:
@@ -314,37 +315,29 @@ class ShardCache:
                 os.unlink(place.part)
             raise self.disk_trouble(error, place.file) from error
 
-    def _reserve(self, place: _Place, wait: bool, stop: threading.Event | None) -> None:
+    def _reserve(self, place: Place) -> None:
         """Make room for a shard, and mark it as taken by an empty part."""
         size, name = place.file.size, shown(place.file.url)
         if size > self.max_bytes:
             raise ShardError(
                 f"{name}: has {size} bytes, max_bytes of the cache must be more, got {self.max_bytes}; raise it"
             )
-        seen, since = None, time.monotonic()
-        while True:
-            with locked(self._lock):
-                if (now := kept_shards(self.folder)) != seen:  # others are at work: room may come
-                    seen, since = now, time.monotonic()
-                there = os.path.exists(place.part)
-                needed, on_disk = 0 if there else size, size - place.received() + _SPARE_BYTES
-                missing, lacking, evicted = make_room(self.folder, place.folder, needed, on_disk, self.max_bytes)
-                self._count(evicted=evicted)
-                if lacking > 0:
-                    raise ShardError(
-                        f"{name}: the disk of {self.folder} must have {on_disk} bytes free, lacks {lacking}; free some, lower "
-                        f"max_bytes, or choose another cache folder"
-                    )
-                if missing <= 0 or there:
-                    os.close(os.open(place.part, os.O_CREAT | os.O_WRONLY, 0o666))
-                    return
-            if not wait or time.monotonic() - since > self.remote.deadline_s:
+        with locked(self._lock):
+            there = os.path.exists(place.part)
+            needed, on_disk = 0 if there else size, size - place.received() + _SPARE_BYTES
+            missing, lacking, evicted = make_room(self.folder, place.folder, needed, on_disk, self.max_bytes)
+            self._count(evicted=evicted)
+            if lacking > 0:
+                raise ShardError(
+                    f"{name}: the disk of {self.folder} must have {on_disk} bytes free, lacks {lacking}; free some, "
+                    f"lower max_bytes, or choose another cache folder"
+                )
+            if missing > 0 and not there:
                 raise CacheFull(
                     f"{name}: all of the cache {self.folder} is in use, {missing} bytes are missing; raise max_bytes "
                     f"({self.max_bytes}) or lower the window"
                 )
-            if (stop or threading.Event()).wait(0.2):
-                raise Stopped
+            os.close(os.open(place.part, os.O_CREAT | os.O_WRONLY, 0o666))
 
     def index_file(self, file: RemoteFile) -> str:
         """Return where the index of a shard is kept, there or not."""
@@ -352,10 +345,10 @@ class ShardCache:
         self._make_folder(place)
         return index_path(place.tar)
 
-    def _check_index(self, place: _Place) -> None:
+    def _check_index(self, place: Place) -> None:
         """Hold a new tar against the index that came before it."""
         path = index_path(place.tar)
-        if _size(path) < 0:
+        if size_of(path) < 0:
             return
         try:
             with open(path, "rb") as file:
@@ -374,21 +367,3 @@ class ShardCache:
             f"{shown(file.url)}: {self.folder} must take {file.size} bytes, got "
             f"'{error.strerror}'; {'free some space, lower max_bytes, or ' if full else ''}choose another cache folder"
         )
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except FileNotFoundError:
-        return -1
-
-
-def _write_all(handle: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(handle, rest) :]
-
-
-def _md5(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .ahead import ReadAhead
-from .cache import MEND_INDEX, CacheFull, Lease, ShardCache
+from .cache import MEND_INDEX, ShardCache
 from .errors import ShardError
 from .files import publish
 from .index import index_text, load_index
@@ -46,8 +46,9 @@ class FetchedMaps(Maps):
 
     Notes
     -----
-    A map holds its shard's lease: what is mapped, or referenced by an array handed out, is not evicted. So that the cache
-    cannot fill up with maps, their number is a quarter of what it can hold, at least one.
+    A map holds its shard's lease: what is mapped, or referenced by an array handed out, is not evicted. So, unless all
+    shards fit into the cache, only what is needed (`need`) and an eighth of the cache is kept mapped; and where there is no
+    room for a shard that is asked for, maps and shards read ahead make way.
     """
 
     def __init__(
@@ -58,24 +59,36 @@ class FetchedMaps(Maps):
         files: list[RemoteFile | None],
         cache: ShardCache,
     ) -> None:
-        largest = max((file.size for file in files if file is not None), default=1)
-        if 2 * largest > cache.max_bytes:
-            raise ShardError(
-                f"Store: max_bytes of the cache must hold two of the largest shards, 2 x {largest} bytes, got "
-                f"{cache.max_bytes}; raise it"
-            )
         super().__init__(paths, status, limit)
-        self._limit = min(self._limit, max(1, cache.max_bytes // (4 * largest)))
         self.files, self.cache = files, cache
-        self._spare = cache.max_bytes - (self._limit + 1) * largest
+        self._sizes = sorted((file.size for file in files if file is not None), reverse=True)
+        self._require(2, "two shards")
+        self._ahead_bytes = cache.max_bytes // 2
+        self._most = self._limit
+        if sum(self._sizes) > cache.max_bytes:
+            self._limit = min(self._limit, max(1, cache.max_bytes // (8 * self._sizes[0])))
         self._ahead: ReadAhead | None = None
         self._needed: list[int] = []
 
+    def _require(self, shards: int, what: str) -> None:
+        wanted = sum(self._sizes[:shards])
+        if wanted > self.cache.max_bytes:
+            raise ShardError(
+                f"Store: max_bytes of the cache must hold {what}, {wanted} bytes, got {self.cache.max_bytes}; raise it"
+                + (" or lower the window" if shards > 2 else "")
+            )
+
+    def plan_windows(self, window: int) -> None:
+        """Make sure that the cache can hold what an order of windows needs, and bound what is read ahead."""
+        self._require(2 * window + 2, f"two windows of {window} shards and two more")
+        self._ahead_bytes = max(self.cache.max_bytes - sum(self._sizes[: window + 2]), 0)
+
     def __getstate__(self) -> Any:
-        return super().__getstate__(), self.files, self.cache, self._spare
+        kept = self.files, self.cache, self._sizes, self._ahead_bytes, self._most
+        return super().__getstate__(), kept
 
     def __setstate__(self, state: Any) -> None:
-        parent, self.files, self.cache, self._spare = state
+        parent, (self.files, self.cache, self._sizes, self._ahead_bytes, self._most) = state
         super().__setstate__(parent)
         self._ahead, self._needed = None, []
 
@@ -86,17 +99,11 @@ class FetchedMaps(Maps):
             return super().__getitem__(number)
         if self._ahead is not None:
             self._ahead.check(number)
-        with self._lease(file):
+        with self.cache.lease(file, make_way=self._make_way):
             return super().__getitem__(number)
 
-    def _lease(self, file: RemoteFile) -> Lease:
-        """Lease a shard that is needed now; what this process merely keeps makes room for it."""
-        while True:
-            try:
-                return self.cache.lease(file, wait=False)
-            except CacheFull:
-                if not self._let_go() and (self._ahead is None or not self._ahead.give_way()):
-                    return self.cache.lease(file)
+    def _make_way(self) -> bool:
+        return self._let_go() or (self._ahead is not None and self._ahead.give_way())
 
     def _let_go(self) -> bool:
         """Let go of the map used least recently; False: there is none."""
@@ -132,11 +139,12 @@ class FetchedMaps(Maps):
             raise RuntimeError("Store: is closed; open a new one")
         self._needed = list(numbers)
         if self._ahead is None:
-            self._ahead = ReadAhead(self.cache, self.files, max_bytes=self._spare)
+            self._ahead = ReadAhead(self.cache, self.files, max_bytes=self._ahead_bytes)
             weakref.finalize(self, self._ahead.close)
         self._ahead.want(self._needed)
         keep = set(self._needed)
         with self._lock:
+            self._limit = min(self._most, max(self._limit, len(keep)))
             for number in [n for n in self._recent if n not in keep and self.files[n] is not None]:
                 del self._recent[number]
 

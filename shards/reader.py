@@ -55,7 +55,7 @@ class Store:
         Extensions of images without the dot, lower case; the first one a sample has is its image.
     max_open : int, optional
         Shards kept mapped at a time; by default half of the process's limit of open files, from 16 to 4096. Of remote
-        shards at most a quarter of what the cache can hold.
+        shards those needed (see `need`) and an eighth of what the cache can hold.
     cache : ShardCache, optional
         Where shards of stores (`s3://`, `gs://`, `https://` ...) are kept; needed for URLs. Their indexes are fetched now,
         a shard when one of its samples is first asked for, or ahead of it (see `need`).
@@ -176,6 +176,17 @@ class Store:
     def is_remote(self) -> bool:
         """Tell whether some shards are fetched: visit them in windows, and say what is needed (`need`)."""
         return self._fetched is not None
+
+    def plan_windows(self, window: int) -> None:
+        """Make sure, before training, that the cache can hold what an order of windows of so many shards needs.
+
+        Raises
+        ------
+        ShardError
+            If it cannot hold two windows and two shards more. Local shards need nothing.
+        """
+        if self._fetched is not None:
+            self._fetched.plan_windows(window)
 
     def need(self, shards: Sequence[int]) -> None:
         """Say which shards are needed from now on, the next one first: remote ones are fetched ahead and kept.

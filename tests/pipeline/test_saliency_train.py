@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +17,12 @@ from pipeline_shards import disc_image, write_shards, write_tar
 
 from figureground.pipeline.methods import resolve_method
 from figureground.pipeline.saliency_net import SaliencyNet, load_net
-from figureground.pipeline.saliency_steps import Trainer, TrainPlan, soft_f_loss
-from figureground.pipeline.saliency_targets import draw_crops, draw_order, read_images
-from figureground.pipeline.saliency_train import add_train_saliency, run_train_saliency, train_saliency
+from figureground.pipeline.saliency_job import train_saliency
+from figureground.pipeline.saliency_steps import Trainer, soft_f_loss
+from figureground.pipeline.saliency_targets import TrainPlan, draw_crops, draw_order, read_images
+from figureground.pipeline.saliency_train import add_train_saliency, run_train_saliency
 
+TREE = str(Path(__file__).resolve().parents[2] / "build" / "typing")
 PLAN = TrainPlan(teachers=("fused", "rbd"), epochs=4, size=32, batch_size=8, width=4)
 
 
@@ -77,13 +84,13 @@ def test_refinement_moves_targets_and_keeps_half_of_the_teacher():
 
 
 def test_the_loss_falls_and_the_disc_is_found(discs, tmp_path):
-    plan = dataclasses.replace(PLAN, epochs=24, width=8)
+    plan = dataclasses.replace(PLAN, epochs=40, batch_size=4, width=8)
     report = train_saliency(discs, tmp_path / "model.pt", plan)
-    assert report.losses[-1] < 0.5 * report.losses[0]
+    assert report.losses[-1] < 0.8 * report.losses[0]
     image, truth = disc_image(np.random.default_rng(77), 48, 48)
     mask = resolve_method(f"net:{tmp_path / 'model.pt'}")(image.transpose(2, 0, 1)[None].copy(), 48)[0]
     found, true = mask > 127, truth > 127
-    assert (found & true).sum() > 0.7 * (found | true).sum()
+    assert (found & true).sum() > 0.9 * (found | true).sum()
 
 
 def test_equal_seeds_give_equal_bytes(discs, trained, tmp_path):
@@ -177,9 +184,15 @@ def test_command(discs, tmp_path, capsys):
 def test_wrong_usage(discs, tmp_path, capsys, arguments, says):
     assert command(discs, "--out", tmp_path / "m.pt", "--quiet", *arguments) == 2
     assert not (tmp_path / "m.pt").exists()
-    import re
-
     assert re.search(says, capsys.readouterr().err)
+
+
+def test_the_parser_does_not_import_torch():
+    code = "import sys, figureground.pipeline.saliency_train; print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": TREE}
+    )
+    assert done.stdout.strip() == "False", done.stderr
 
 
 def test_no_gpu(discs, tmp_path):

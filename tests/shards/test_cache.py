@@ -255,7 +255,7 @@ def test_full_disk(site, make_cache, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("figureground.shards.cache.os.write", write)
+        patch.setattr("figureground.shards.cache_place.os.write", write)
         with pytest.raises(ShardError, match=r"s-0\.tar: .* got 'No space left on device'; free some space, lower max_bytes"):
             cache.lease(site.url + "s-0.tar")
     assert not list(Path(cache.folder).rglob("*.part"))

@@ -307,8 +307,14 @@ def test_a_small_cache(shards, folder, make_cache):
             same_samples(store, local)
             assert cache.used_bytes <= cache.max_bytes
     assert cache.stats()["evicted"] >= 5
-    with pytest.raises(ShardError, match=rf"max_bytes of the cache must hold two of the largest shards, 2 x {largest} bytes"):
-        Store(shards.url + "s/t-{000..004}.tar", cache=make_cache(max_bytes=2 * largest - 1))
+    sizes = sorted((path.stat().st_size for path in folder.glob("*.tar")), reverse=True)
+    with pytest.raises(ShardError, match=rf"the cache must hold two shards, {sum(sizes[:2])} bytes, got \d+; raise it$"):
+        Store(shards.url + "s/t-{000..004}.tar", cache=make_cache(max_bytes=sum(sizes[:2]) - 1))
+    with Store(shards.url + "s/t-{000..004}.tar", cache=cache) as store:
+        with pytest.raises(ShardError, match=rf"two windows of 1 shards and two more, {sum(sizes[:4])} bytes, .* lower the window"):
+            store.plan_windows(1)
+        cache.max_bytes = sum(sizes)
+        store.plan_windows(100)  # all of it fits
 
 
 def test_views_keep_their_shard(shards, folder, make_cache):
@@ -467,7 +473,14 @@ def test_read_ahead_pauses_when_all_is_in_use(shards, folder, make_cache, monkey
     lease.release()
     assert ahead.wait_for([2], 5)
     assert cache.used_bytes <= cache.max_bytes
+    ahead.want([2])
+    held = [cache.lease(urls[number]) for number in (0, 1)]
+    ahead.want([3, 2])  # one of them fits: 2 is there, 3 is needed first
+    assert ahead.wait_for([3], 5)
+    assert ahead.held == [3]
     ahead.close()
+    for lease in held:
+        lease.release()
     bounded = ReadAhead(cache, urls, max_bytes=sizes[0] + sizes[1])
     bounded.want([0, 1, 2])
     assert bounded.wait_for([0, 1], 5)

@@ -1,0 +1,326 @@
+"""One self-contained page from the benches' JSON: charts, tables, and what limits you.
+
+    python -m figureground.bench report throughput.json peers.json kernels.json --out bench/report.html
+
+Takes what `throughput`, `peers`, `kernels`, `saliency`, `python_cost`, `startup` and `simulate` write with `--json`, any number of
+each; throughput documents that differ in batch size or threads also give a chart of scaling. No script, no image, no link:
+the page can be mailed. Every number of every document is in it, at the end as it was read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from figureground.bench.charts import Bar, bar_chart, line_chart, table
+
+Document = Mapping[str, Any]
+BASE, SWAP, IDEAL = "moco_v2", "moco_v2 + swap p=0.2", "ideal: read and decode"
+STYLE = """
+:root { color-scheme: light dark; --paper: #fcfcfa; --ink: #1d1f21; --soft: #6b7076; --rule: #e2e2dc; --rest: #b9c0c7;
+  --c0: #2a6f97; --c1: #e09f3e; --c2: #5a8f5a; --c3: #b5484d; --c4: #7d6aa8; --c5: #6b7076; }
+@media (prefers-color-scheme: dark) { :root { --paper: #16181a; --ink: #e6e4df; --soft: #9aa0a6; --rule: #303438;
+  --rest: #545b62; --c0: #62a8d0; --c1: #e6b566; --c2: #86bb86; --c3: #dd7a7e; --c4: #a997d3; --c5: #9aa0a6; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 840px; padding: 48px 24px 96px; background: var(--paper); color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+h1 { font-size: 30px; line-height: 1.2; margin: 0 0 4px; letter-spacing: -0.02em; }
+h2 { font-size: 20px; margin: 56px 0 4px; letter-spacing: -0.01em; }
+p.where { color: var(--soft); font-size: 13.5px; margin: 0 0 16px; }
+h3 { font-size: 15px; margin: 28px 0 0; }
+p.says { border-left: 3px solid var(--c0); padding: 2px 0 2px 14px; margin: 16px 0; }
+p.note { color: var(--soft); font-size: 13.5px; }
+svg { width: 100%; height: auto; display: block; margin: 12px 0 8px; font-family: inherit; }
+text { fill: var(--ink); font-size: 13px; } .tick { fill: var(--soft); font-size: 11.5px; }
+.value { font-variant-numeric: tabular-nums; } .strong { font-weight: 650; }
+.grid { stroke: var(--rule); } .whisker { stroke: var(--ink); stroke-width: 1.5; opacity: 0.55; } .rest { fill: var(--rest); }
+.line { fill: none; stroke-width: 2; }
+""" + "".join(f".s{i} {{ fill: var(--c{i}); }} .l{i} {{ stroke: var(--c{i}); }}\n" for i in range(6))  # fmt: skip
+STYLE += """
+.scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: 13px; }
+th, td { text-align: right; padding: 4px 10px; border-bottom: 1px solid var(--rule); font-variant-numeric: tabular-nums; }
+th:first-child { text-align: left; font-weight: 500; } thead th { color: var(--soft); font-weight: 500; }
+details { margin-top: 12px; } summary { cursor: pointer; color: var(--soft); }
+pre { overflow-x: auto; font: 12px/1.5 ui-monospace, Menlo, Consolas, monospace; }
+"""
+
+
+def _says(words: str) -> str:
+    return f'<p class="says">{escape(words)}</p>' if words else ""
+
+
+def _where(document: Document) -> str:
+    machine = document.get("machine", {})
+    parts = [
+        str(machine.get("cpu", "")),
+        f"{machine['cores']} cores" if "cores" in machine else "",
+        str(machine.get("gpu") or "no GPU"),
+        f"Python {machine['python']}" if "python" in machine else "",
+        *(f"{name} {version}" for name, version in machine.get("versions", {}).items()),
+        f"commit {machine['commit']}" if machine.get("commit") else "",
+        str(machine.get("date", "")),
+    ]
+    settings = [f"{key.replace('_', ' ')} {value}" for key, value in document.items() if isinstance(value, int | str)]
+    return f'<p class="where">{escape(" · ".join(part for part in [*parts, *settings] if part))}</p>'
+
+
+def limits_sentence(document: Document) -> str:
+    """Say what limits the loader, from a throughput document; empty if it lacks the rows.
+
+    Examples
+    --------
+    >>> epochs = {BASE: {"cpu_ms": 1.9}, SWAP: {"cpu_ms": 2.0, "wall_ms": 1.25}}
+    >>> stages = {"decode with masks": {"cpu_ms": 1.0}}
+    >>> limits_sentence({"epochs": epochs, "stages": stages, "machine": {"cores": 2}})[:92]
+    'Decoding takes 50 % of the CPU time of an image: a faster augmentation could at most double '
+    """
+    epochs, stages = document.get("epochs", {}), document.get("stages", {})
+    decode = stages.get("decode with masks", {}).get("cpu_ms") or epochs.get(IDEAL, {}).get("cpu_ms")
+    row = epochs.get(SWAP) or epochs.get(BASE)
+    if not row or not decode:
+        return ""
+    share = decode / row["cpu_ms"]
+    words = f"Decoding takes {100 * share:.0f} % of the CPU time of an image: "
+    if share >= 0.4:
+        gain = "double" if abs(1 / share - 2) < 0.05 else f"multiply by {1 / share:.1f}"
+        words += f"a faster augmentation could at most {gain} the speed"
+    else:
+        words += "the augmentation is the larger part"
+    cores = document.get("machine", {}).get("cores")
+    if cores and row.get("wall_ms"):
+        used = row["cpu_ms"] / row["wall_ms"]
+        words += f"; of {cores} cores {used:.1f} were at work"
+    if BASE in epochs and SWAP in epochs:
+        base, swap = epochs[BASE], epochs[SWAP]
+        words += f"; background swaps at p = 0.2 cost {100 * (swap['cpu_ms'] / base['cpu_ms'] - 1):+.1f} %"
+        if abs(swap["cpu_ms"] - base["cpu_ms"]) < max(base.get("cpu_ms_iqr", 0), swap.get("cpu_ms_iqr", 0)):
+            words += " (less than the rounds' spread)"
+    return words + "."
+
+
+def throughput_section(document: Document) -> str:
+    """Bars by stage, end to end with decoding set off, and the cost of the backgrounds."""
+    stages, epochs = document.get("stages", {}), document.get("epochs", {})
+    bars = [
+        Bar(name, (1e3 * row["cpu_ms"],), f"{1e3 * row['cpu_ms']:.0f}", 1e3 * row.get("cpu_ms_iqr", 0.0))
+        for name, row in stages.items()
+    ]
+    pieces = [_says(limits_sentence(document)), "<h3>Stages apart</h3>", bar_chart("stages", "CPU µs an image", bars)]
+    pieces.append(table(stages, "stage, per image"))
+    ideal, base = epochs.get(IDEAL, {}).get("cpu_ms", 0.0), epochs.get(BASE, {}).get("cpu_ms")
+    bars, rows = [], {}
+    for name, row in epochs.items():
+        cost = row["cpu_ms"]
+        over = {"over_moco_v2_%": round(100 * (cost / base - 1), 1)} if base and name != IDEAL else {}
+        rows[name] = {**row, **over}
+        note = f"{cost:.2f} ms" + (f", {over['over_moco_v2_%']:+.1f} %" if over and name != BASE else "")
+        bars.append(Bar(name, (min(ideal, cost), max(cost - ideal, 0.0)), note, row.get("cpu_ms_iqr", 0.0)))
+    chart = bar_chart("end to end", "CPU ms an image", bars, legend=("read and decode", "augmentation"))
+    return "".join([*pieces, "<h3>End to end, and with p of the background augmentation</h3>", chart]) + table(
+        rows, "end to end, per source image"
+    )
+
+
+def scaling_section(documents: Sequence[Document]) -> str:
+    """Images/s over batch size and threads, where throughput documents differ in them."""
+    pieces = []
+    for setting in ("batch_size", "threads"):
+        found = [d for d in documents if setting in d and "epochs" in d]
+        series: dict[str, list[tuple[float, float]]] = {}
+        for document in found:
+            for name, row in document["epochs"].items():
+                series.setdefault(name, []).append((float(document[setting]), float(row["images_per_s"])))
+        words = setting.replace("_", " ")
+        if chart := line_chart(f"images/s by {words}", words, "images/s", series):
+            pieces.append(f"<h3>By {words}</h3>{chart}")
+    return f"<h2>Scaling</h2>{''.join(pieces)}" if pieces else ""
+
+
+def peers_section(document: Document) -> str:
+    """CPU ms of each peer, with its ratio to ours."""
+    peers = document["peers"]
+    bars = [
+        Bar(
+            name,
+            (row["cpu_ms"],),
+            f"{row['cpu_ms']:.2f} ms, {row['cpu_ratio']:.2f} ×",
+            row.get("cpu_ms_iqr", 0.0),
+            i == 0,
+        )
+        for i, (name, row) in enumerate(peers.items())
+    ]
+    others = {name: row["cpu_ratio"] for name, row in list(peers.items())[1:]}
+    words = ""
+    if others:
+        best = min(others, key=lambda name: others[name])
+        lead = others[best]
+        words = f"The nearest peer, {best}, takes {lead:.2f} times the CPU time of ours" + (
+            "." if lead > 1 else ": there it is the better choice."
+        )
+    return _says(words) + bar_chart("peers", "CPU ms an image", bars) + table(peers, "peer, per source image")
+
+
+def kernels_section(document: Document) -> str:
+    """Time of each kernel, with its share of the copy bandwidth."""
+    rows = document["kernels"]
+    bars = [
+        Bar(
+            name,
+            (row["us_per_image"],),
+            f"{row['us_per_image']:.1f}, {100 * row['of_copy']:.0f} % of copy",
+            row["iqr_us"],
+        )
+        for name, row in rows.items()
+    ]
+    slowest = max(rows, key=lambda name: rows[name]["us_per_image"])
+    words = f"The dearest kernel is {slowest}; a plain copy moves {document['copy_gb_per_s']} GB/s here."
+    return _says(words) + bar_chart("kernels", "µs an image", bars) + table(rows, "kernel")
+
+
+def saliency_section(document: Document) -> str:
+    """Overlap with the true masks, and cost."""
+    rows = document["saliency"]["methods"]
+    bars = [Bar(name, (row["IoU@.5"],), f"{row['IoU@.5']:.3f}") for name, row in rows.items() if "IoU@.5" in row]
+    costs = [Bar(name, (row["cpu_ms"],), f"{row['cpu_ms']:.2f}") for name, row in rows.items() if "cpu_ms" in row]
+    rounded = {name: {key: round(value, 4) for key, value in row.items()} for name, row in rows.items()}
+    charts = bar_chart("overlap", "IoU at one half", bars) + bar_chart("cost", "CPU ms an image", costs)
+    return charts + table(rounded, "method")
+
+
+def python_section(document: Document) -> str:
+    """Milliseconds of each part of a batch."""
+    from figureground.bench.python_cost import verdict
+
+    found = document["python_cost"]
+    bars = [Bar(name, (ms,), f"{ms:.3f}") for name, ms in found["parts"].items()]
+    rows = {name: {"ms": ms} for name, ms in found["parts"].items()} | {"whole batch": {"ms": found["python_ms"]}}
+    return (
+        _says(verdict(found)) + bar_chart("Python", "CPU ms a batch", bars) + table(rows, f"batch of {found['batch']}")
+    )
+
+
+def startup_section(document: Document) -> str:
+    """Seconds to the first batch; how index and order grow."""
+    from figureground.bench.startup import verdict
+
+    found = document["startup"]
+    bars = [
+        Bar(name, tuple(row[f"{part}_s"] for part in ("import", "loader", "batch")), f"{row['total_s']:.1f} s")
+        for name, row in found["first_batch"].items()
+    ]
+    chart = bar_chart("first batch", "s", bars, legend=("import", "open shards and masks", "first batch"))
+    tables = [table(found[name], name) for name in ("first_batch", "index", "order", "extrapolated")]
+    return _says(verdict(found)) + chart + "".join(tables)
+
+
+def simulate_section(document: Document) -> str:
+    """Use of each resource at the trainer's full pace."""
+    from figureground.bench.simulate import verdict
+
+    found = document["simulate"]
+    bars = [
+        Bar(
+            name,
+            (100 * row["needs"] / row["has"],),
+            f"{100 * row['needs'] / row['has']:.0f} %",
+            strong=name == found["limit"],
+        )
+        for name, row in found["resources"].items()
+    ]
+    says = _says(verdict(found, found["cluster"]["loader_rate"] is not None))
+    return says + bar_chart("use", "% of what a node has", bars) + table(found["resources"], "a node at full pace")
+
+
+SECTIONS: dict[str, tuple[str, Callable[[Document], str]]] = {
+    "epochs": ("Throughput", throughput_section),
+    "peers": ("Peers", peers_section),
+    "kernels": ("Kernels", kernels_section),
+    "saliency": ("Saliency", saliency_section),
+    "python_cost": ("Python's cost", python_section),
+    "startup": ("Start-up", startup_section),
+    "simulate": ("A cluster, predicted", simulate_section),
+}
+"""Title and section of a document by the key that tells its kind."""
+
+
+def make_page(documents: Mapping[str, Document]) -> str:
+    """Make the page.
+
+    Parameters
+    ----------
+    documents : mapping of name to document
+        As the benches write them; a name is a file's stem.
+
+    Returns
+    -------
+    str
+        HTML.
+
+    Raises
+    ------
+    ValueError
+        If a document is of no known kind.
+    """
+    kinds = {}
+    for name, document in documents.items():
+        kind = next((key for key in SECTIONS if key in document), None)
+        if kind is None:
+            raise ValueError(
+                f"make_page: {name} must have one of {', '.join(SECTIONS)}, got {', '.join(document) or 'nothing'}"
+            )
+        kinds[name] = kind
+    body = []
+    for kind, (title, section) in SECTIONS.items():
+        chosen = [name for name in documents if kinds[name] == kind]
+        for name in chosen:
+            heading = title if len(chosen) == 1 else f"{title}: {name}"
+            body.append(
+                f"<section><h2>{escape(heading)}</h2>{_where(documents[name])}{section(documents[name])}</section>"
+            )
+        if kind == "epochs":
+            body.append(scaling_section([documents[name] for name in chosen]))
+    commits = {str(document.get("machine", {}).get("commit")) for document in documents.values()}
+    if len(commits) > 1:
+        body.insert(0, f'<p class="note">Measured at several commits: {escape(", ".join(sorted(commits)))}.</p>')
+    raw = "".join(
+        f"<details><summary>{escape(name)}</summary>"
+        f"<pre>{escape(json.dumps(document, indent=2, ensure_ascii=False))}</pre></details>"
+        for name, document in documents.items()
+    )
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><title>figureground: measured</title>'
+        f"<style>{STYLE}</style></head><body><h1>figureground: measured</h1>"
+        '<p class="where">Medians of interleaved rounds; whiskers are interquartile ranges. CPU time counts all threads.</p>'
+        f"{''.join(body)}<h2>As read</h2>{raw}</body></html>\n"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read the documents, write the page; returns the exit code."""
+    parser = argparse.ArgumentParser("python -m figureground.bench report")
+    parser.add_argument("results", nargs="+", type=Path, metavar="RESULT.json")
+    parser.add_argument("--out", type=Path, default=Path("bench/report.html"))
+    args = parser.parse_args(argv)
+    try:
+        documents: dict[str, Document] = {}
+        for path in args.results:
+            name = path.stem if path.stem not in documents else str(path)
+            documents[name] = json.loads(path.read_text(encoding="utf-8"))
+        page = make_page(documents)
+    except (OSError, ValueError) as error:
+        print(f"report: {error}", file=sys.stderr)
+        return 2
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(page, encoding="utf-8")
+    print(f"wrote {args.out}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

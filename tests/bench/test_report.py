@@ -1,0 +1,190 @@
+"""The page: valid, complete, self-contained; its sentences follow from the numbers."""
+
+from __future__ import annotations
+
+import json
+import re
+from html import unescape
+from html.parser import HTMLParser
+
+import pytest
+
+from figureground.bench import report
+from figureground.bench.charts import Bar, bar_chart, line_chart, table, ticks
+
+MACHINE = {
+    "date": "2026-01-02", "cpu": "A <fast> CPU", "cores": 2, "python": "3.11.9", "gpu": None, "commit": "abc1234",
+    "versions": {"numpy": "2.3.4"},
+}  # fmt: skip
+
+
+def row(cpu: float) -> dict[str, float]:
+    return {"wall_ms": cpu / 1.9, "cpu_ms": cpu, "cpu_ms_iqr": 0.0123, "images_per_s": round(1900 / cpu, 1)}
+
+
+THROUGHPUT = {
+    "machine": MACHINE, "images": 256, "batch_size": 64, "device": "cpu",
+    "stages": {"read": row(0.0018), "decode with masks": row(1.1)},
+    "epochs": {
+        "ideal: read and decode": row(1.0), "moco_v2": row(2.0), "moco_v2 + swap p=0.2": row(2.2), "moco_v2 + swap p=1": row(2.4),
+    },
+}  # fmt: skip
+PEERS = {
+    "machine": MACHINE, "batch_size": 32, "threads": 2, "rounds": 5,
+    "peers": {
+        "figureground": {**row(2.2), "cpu_ratio": 1.0}, "OpenCV by hand": {**row(3.3), "cpu_ratio": 1.51},
+        "PIL & webdataset": {**row(11.1), "cpu_ratio": 5.07},
+    },
+}  # fmt: skip
+KERNELS = {
+    "machine": MACHINE, "device": "cpu", "copy_gb_per_s": 11.1,
+    "kernels": {"blur": {"us_per_image": 101.234, "iqr_us": 2.5, "images_per_s": 9878, "gb_per_s": 3.0, "of_copy": 0.27}},
+}  # fmt: skip
+SALIENCY = {
+    "machine": MACHINE,
+    "saliency": {"images": 3, "size_px": 96, "half": None,
+                 "methods": {"center": {"IoU@.5": 0.31, "MAE": 0.2}, "fused": {"IoU@.5": 0.5178, "cpu_ms": 0.71}}},
+}  # fmt: skip
+PYTHON = {
+    "machine": MACHINE,
+    "python_cost": {"python_ms": 2.5, "without_guard_ms": 1.6, "batch": 256, "parts": {"read": 0.2}},
+}
+STARTUP = {
+    "machine": MACHINE,
+    "startup": {
+        "first_batch": {"median of 3": {"import_s": 2.0, "loader_s": 1.7, "batch_s": 1.2, "total_s": 4.9, "cpu_s": 5.1}},
+        "index": {"whole": {"shards": 1000, "samples": 10**6, "bytes_a_component": 38.0}},
+        "order": {"1,000": {"ns_a_sample": 31.8}},
+        "extrapolated": {"1,000": {"open_s": 0.1}},
+    },
+}  # fmt: skip
+SIMULATE = {
+    "machine": MACHINE,
+    "simulate": {
+        "cluster": {"loader_rate": None}, "limit": "CPU", "images_per_s": 900.0, "wanted_images_per_s": 1000.0, "stall_share": 0.1,
+        "epoch_s": 12.5, "dataset_gb": 1.5, "least_cache_gb": 0.0,
+        "resources": {"CPU": {"images_per_s_a_node": 900.0, "needs": 10.0, "has": 9.0, "unit": "cores"}},
+    },
+}  # fmt: skip
+ALL = {
+    "throughput": THROUGHPUT, "peers": PEERS, "kernels": KERNELS, "saliency": SALIENCY, "python": PYTHON, "startup": STARTUP,
+    "simulate": SIMULATE,
+}  # fmt: skip
+VOID = {"meta", "line", "rect", "circle", "polyline"}
+
+
+class Checker(HTMLParser):
+    """Every tag is closed in order; collects attributes and text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text: list[str] = []
+        self.tags: set[str] = set()
+
+    def handle_starttag(self, tag, attrs):
+        self.attributes += attrs
+        self.tags.add(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.attributes += attrs
+        self.tags.add(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def numbers(value):
+    if isinstance(value, dict):
+        return [n for v in value.values() for n in numbers(v)]
+    return [value] if isinstance(value, int | float) and not isinstance(value, bool) else []
+
+
+def checked(page: str) -> Checker:
+    checker = Checker()
+    checker.feed(page)
+    checker.close()
+    assert checker.open == []
+    return checker
+
+
+def test_valid_complete_and_self_contained():
+    page = report.make_page(ALL)
+    checker = checked(page)
+    text = " ".join(checker.text)
+    assert all(json.dumps(n) in text for n in numbers(ALL))
+    assert {"svg", "table", "details"} <= checker.tags
+    assert not checker.tags & {"script", "img", "link", "iframe", "image"}
+    assert not [name for name, _ in checker.attributes if name in ("src", "href", "xlink:href")]
+    assert not re.search(r"https?://|url\(|@import", page)
+    assert "A <fast> CPU" in text
+    assert "commit abc1234" in text
+    assert "2026-01-02" in text
+
+
+def test_tables_have_the_numbers_of_each_case():
+    cells = re.findall(r"<td>(.*?)</td>", report.make_page({"peers": PEERS}))
+    assert all(json.dumps(n) in map(unescape, cells) for n in numbers(PEERS["peers"]))
+
+
+def test_sentences():
+    words = report.limits_sentence(THROUGHPUT)
+    assert words.startswith("Decoding takes 50 % of the CPU time")
+    assert "could at most double the speed" in words
+    assert "of 2 cores 1.9 were at work" in words
+    assert "cost +10.0 %" in words
+    assert "spread" not in words
+    noisy = {**THROUGHPUT["epochs"], "moco_v2": {**row(2.0), "cpu_ms_iqr": 0.3}}
+    assert "(less than the rounds' spread)" in report.limits_sentence({**THROUGHPUT, "epochs": noisy})
+    assert report.limits_sentence({"epochs": {}}) == ""
+    assert "OpenCV by hand, takes 1.51 times" in report.peers_section(PEERS)
+    faster = {
+        **PEERS,
+        "peers": {"figureground": {**row(2.2), "cpu_ratio": 1.0}, "other": {**row(1.0), "cpu_ratio": 0.45}},
+    }
+    assert "there it is the better choice" in report.peers_section(faster)
+
+
+def test_scaling_where_documents_differ():
+    other = {**THROUGHPUT, "batch_size": 256}
+    page = report.make_page({"a": THROUGHPUT, "b": other})
+    assert "By batch size" in page
+    assert "Throughput: a" in page
+    assert "Scaling" not in report.make_page({"a": THROUGHPUT})
+    checked(page)
+
+
+def test_charts_by_hand():
+    # 760 - 250 - 150 = 360 px for the longest bar; the other is half as long.
+    chart = bar_chart("t", "ms", [Bar("a", (2.0,), "2"), Bar("b", (1.0,), "1", spread=0.0)])
+    assert re.findall(r'height="18" class="s0"', chart) == ['height="18" class="s0"'] * 2
+    assert re.findall(r'width="([\d.]+)" height="18"', chart) == ["360.0", "180.0"]
+    assert bar_chart("t", "ms", []) == ""
+    assert line_chart("t", "x", "y", {"a": [(1, 2.0)]}) == ""
+    assert line_chart("t", "x", "y", {"a": [(1, 2.0), (2, 4.0)]}).count("<circle") == 2
+    assert ticks(0) == [0.0]
+    assert "<td></td>" in table({"a": {"x": 1}, "b": {"x": None}}, "t")
+
+
+def test_main(tmp_path, capsys):
+    paths = []
+    for name, document in ALL.items():
+        paths.append(tmp_path / f"{name}.json")
+        paths[-1].write_text(json.dumps(document))
+    out = tmp_path / "deep" / "report.html"
+    assert report.main([*map(str, paths), "--out", str(out)]) == 0
+    checked(out.read_text())
+    paths[0].write_text("{}")
+    assert report.main([str(paths[0]), "--out", str(out)]) == 2
+    assert "throughput must have one of epochs, peers" in capsys.readouterr().err
+
+
+def test_unknown_documents_are_refused():
+    with pytest.raises(ValueError, match="make_page: odd must have one of epochs"):
+        report.make_page({"odd": {"x": 1}})
