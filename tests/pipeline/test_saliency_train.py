@@ -16,8 +16,8 @@ import torch
 from pipeline_shards import disc_image, write_shards, write_tar
 
 from figureground.pipeline.methods import resolve_method
-from figureground.pipeline.saliency_net import SaliencyNet, load_net
 from figureground.pipeline.saliency_job import train_saliency
+from figureground.pipeline.saliency_net import SaliencyNet, load_net
 from figureground.pipeline.saliency_steps import Trainer, soft_f_loss
 from figureground.pipeline.saliency_targets import TrainPlan, draw_crops, draw_order, read_images
 from figureground.pipeline.saliency_train import add_train_saliency, run_train_saliency
