@@ -17,6 +17,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from figureground.bench.harness import print_table, write_json
 from figureground.kernels.arrays import Ragged
 from figureground.kernels.render_rows import full_rows
 from figureground.kernels.resample import render_views
-from figureground.kernels.saliency import METHODS, estimate_saliency
+from figureground.kernels.saliency import METHODS
+from figureground.pipeline.methods import check_method, resolve_method
 
 _BETA2 = 0.3
 _ROUNDS = 3
@@ -171,18 +173,16 @@ def main(argv: list[str]) -> int:
     """Run the bench; returns its exit code."""
     options = _parse(argv)
     methods = options.methods.split(",")
-    unknown = [name for name in methods if name not in METHODS]
-    if unknown:
-        print(f"saliency: --methods must be of {', '.join(METHODS)}, got {unknown[0]!r}", file=sys.stderr)
-        return 2
     try:
+        for method in methods:
+            check_method(method, caller="--methods")
         small, truths = load_pairs(find_pairs(options.images, options.masks, options.half), options.size)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         print(f"saliency: {error}", file=sys.stderr)
         return 2
     table: dict[str, dict[str, float]] = {"center": score_masks(center_prior(small), truths)[0]}
     for number, method in enumerate(methods):
-        masks, cpu_ms = _timed(lambda images, name=method: estimate_saliency(images, method=name), small)  # type: ignore[misc]
+        masks, cpu_ms = _timed(partial(resolve_method(method), size=options.size), small)
         scores, ious = score_masks(masks, truths)
         table[method] = {**scores, "cpu_ms": cpu_ms}
         if options.picture and number == 0:

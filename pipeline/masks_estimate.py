@@ -30,7 +30,7 @@ class EstimateMasks:
     """Masks by a saliency method of the library."""
 
     method: str = "fused"
-    """A key of `figureground.kernels.saliency.METHODS`."""
+    """A key of `figureground.kernels.saliency.METHODS`, or a file: see `methods`."""
     size: int = 112
     """Side of the masks [px]."""
     device: str = "cpu"
@@ -43,10 +43,11 @@ class EstimateMasks:
     """Images with more pixels count as undecodable."""
 
     def __post_init__(self) -> None:
-        from figureground.kernels.saliency import LEAST_SIZE, METHODS, MOST_SIZE
+        from figureground.kernels.saliency import LEAST_SIZE, MOST_SIZE
 
-        if self.method not in METHODS:
-            raise ValueError(f"make_masks: method must be one of {', '.join(METHODS)}, got {self.method!r}")
+        from .methods import check_method
+
+        check_method(self.method, caller="make_masks")
         if not LEAST_SIZE <= self.size <= MOST_SIZE:
             raise ValueError(f"make_masks: size must be {LEAST_SIZE} to {MOST_SIZE} px, got {self.size}")
         for name in ("batch_size", "threads", "max_pixels"):
@@ -57,7 +58,9 @@ class EstimateMasks:
 
     def parameters(self, store: Store) -> dict[str, Any]:
         """Return what the masks depend on."""
-        return {"size": self.size, "max_pixels": self.max_pixels, **kernel_record()}
+        from .methods import method_record
+
+        return {"size": self.size, "max_pixels": self.max_pixels, **kernel_record(), **method_record(self.method)}
 
     def open(self) -> OpenTask:
         """Start the decoder."""

@@ -64,7 +64,7 @@ def test_table_json_and_picture(pairs, capsys):
 
 def test_messages(pairs, capsys):
     assert _run(pairs, "--methods", "u2net") == 2
-    assert "--methods must be of fused" in capsys.readouterr().err
+    assert "saliency: --methods: method must be one of fused" in capsys.readouterr().err
     (pairs / "none").mkdir()
     assert saliency.main(["--images", str(pairs / "images"), "--masks", str(pairs / "none")]) == 2
     assert "images must have masks" in capsys.readouterr().err
