@@ -24,7 +24,7 @@ from .augment import Slots
 from .config import Recipe
 from .decode import Decoded, Decoder
 from .order import DONOR_BLOCK, Order, Split
-from .plan import draw_plan, wants_background
+from .plan import draw_plan, draws_masks
 
 log = logging.getLogger(__name__)
 
@@ -142,11 +142,13 @@ class Assembler:
         quarantine: Quarantine,
         *,
         masks: MaskSource | None = None,
+        all_masks: bool = True,
         negatives: bool = True,
     ) -> None:
         self._source, self._decoder, self._recipe = source, decoder, recipe
         self._order, self.split, self._quarantine, self._mask_source = order, split, quarantine, masks
         self._negatives = negatives and recipe.swaps
+        self._all_masks = all_masks or self._negatives
         self._pending: deque[_Request] = deque()
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
@@ -184,31 +186,33 @@ class Assembler:
     def submit_positions(self, epoch: int, positions: np.ndarray) -> None:
         """Read the encoded bytes of the samples at some positions and hand them to the decoder."""
         began = time.perf_counter()
-        donors = self._donors(epoch, positions)
+        donors, masked = self._donors(epoch, positions)
         wanted = np.concatenate([positions, np.unique(donors[donors >= 0])])
         ids = list(dict.fromkeys(self.resolve(epoch, wanted).tolist()))
-        own = set(ids[: len(positions)])
         images = [self._source.image(i) for i in ids]
         masks = None
         if self._mask_source is not None:
-            masks = [self._mask_source.mask(i) if i in own or self._recipe.inpaints else None for i in ids]
+            masks = [self._mask_source.mask(i) if i in masked or self._recipe.inpaints else None for i in ids]
         self._decoder.submit(images, masks)
         self._pending.append(_Request(epoch, positions, donors, ids))
         self.seconds["read"] += time.perf_counter() - began
 
-    def _donors(self, epoch: int, positions: np.ndarray) -> np.ndarray:
+    def _donors(self, epoch: int, positions: np.ndarray) -> tuple[np.ndarray, set[int]]:
+        """Return the positions of donors (P, V + 1), -1 where none is wanted, and the samples whose masks are."""
         views = len(self._recipe.views)
         ids = self.resolve(epoch, positions)
         donors = self._order.donors(epoch, positions, max(views + 1, DONOR_BLOCK - 1))
         if any(view.background is not None and view.background.other_class for view in self._recipe.views):
             donors = self._other_classes_first(epoch, ids, donors)
         donors = donors[:, : views + 1].copy()
+        masked = np.full(len(ids), self._all_masks)
         for view in range(views):
-            unwanted = ~wants_background(self._recipe, view, seed=self._order.seed, epoch=epoch, samples=ids)
-            donors[unwanted, view] = -1
+            masks, wanted = draws_masks(self._recipe, view, seed=self._order.seed, epoch=epoch, samples=ids)
+            donors[~wanted, view] = -1
+            masked |= masks
         if not self._negatives:
             donors[:, views] = -1
-        return donors
+        return donors, set(ids[masked].tolist())
 
     def _other_classes_first(self, epoch: int, ids: np.ndarray, donors: np.ndarray) -> np.ndarray:
         """Move donors of the sample's own class, or of none, behind the others."""

@@ -226,6 +226,8 @@ class Augmenter:
                     self._masks or (query and self._swaps) or self._by_region[v] or bool(tables[v]["mode"][part].any())
                 )
                 table = tables[v][part] if masks is not None and needs else _without_masks(tables[v][part])
+                if not (self._masks or (query and self._swaps) or self._by_region[v]):
+                    table["mask"][table["mode"] == KEEP] = -1  # nobody looks at these masks
                 geometry, mask = self._place(v, images, masks if needs else None, table, slots.mask_valid)
                 if view_masks is not None:
                     view_masks[v][part] = 0 if mask is None else mask

@@ -138,7 +138,6 @@ class CudaDevice:
         return made
 
 
-
 def make_device(name: str) -> Device:
     """Return the device called "cpu", "cuda" or "cuda:N".
 
@@ -155,9 +154,7 @@ def make_device(name: str) -> Device:
     if kind != "cuda" or (index and not index.isdigit()):
         raise ValueError(f"device must be 'cpu', 'cuda' or 'cuda:N', got {name!r}")
     if not torch.cuda.is_available():
-        raise RuntimeError(
-            f"device={name!r} needs a CUDA GPU and a CUDA build of torch, found none; pass device='cpu'"
-        )
+        raise RuntimeError(f"device={name!r} needs a CUDA GPU and a CUDA build of torch, found none; pass device='cpu'")
     try:
         import cupy  # noqa: F401
     except ImportError as error:

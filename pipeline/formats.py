@@ -81,7 +81,9 @@ def as_dinov2(batch: Batch) -> Batch:
 
     views, size = batch["views"], batch["views"][0].shape[-1]
     if size % DINOV2_PATCH_PX:
-        raise ValueError(f"format='dinov2': global crops must be a multiple of {DINOV2_PATCH_PX} px, got {size}; see with_size")
+        raise ValueError(
+            f"format='dinov2': global crops must be a multiple of {DINOV2_PATCH_PX} px, got {size}; see with_size"
+        )
     large = [i for i, view in enumerate(views) if view.shape[-1] == size]
     side = size // DINOV2_PATCH_PX
     seeds = np.concatenate([batch["params"][i]["seed"] for i in large])

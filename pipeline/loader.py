@@ -169,7 +169,8 @@ class Loader:
             recipe,
             self._store,
             Assembler(
-                self._store, decoder, recipe, self._order, self._split, self._quarantine, masks=sidecars, negatives=with_negatives
+                self._store, decoder, recipe, self._order, self._split, self._quarantine, masks=sidecars,
+                all_masks=with_masks, negatives=with_negatives,
             ),
             Masker(recipe, masks if wanted else None, method=method, all_samples=with_masks),
             Augmenter(

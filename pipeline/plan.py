@@ -238,12 +238,32 @@ def draw_plan(
     return rows
 
 
-def wants_background(
+def draws_masks(
     recipe: Recipe, view: int, *, seed: int, epoch: int, samples: Sequence[int] | np.ndarray
-) -> np.ndarray:
-    """Tell for which samples (N,) bool a view draws a background from a donor, before anything is decoded."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tell, before anything is decoded, which samples of a view need what.
+
+    Parameters
+    ----------
+    recipe, view, seed, epoch, samples
+        As for `draw_plan`.
+
+    Returns
+    -------
+    masks : (N,) bool
+        The view changes its background, or shuffles patches by its mask.
+    donors : (N,) bool
+        The view takes its background from a donor.
+    """
     samples = np.asarray(samples, np.int64)
-    if background_code(recipe.views[view]) < BACKGROUND_MODES.index("random"):
-        return np.zeros(len(samples), bool)
-    rows = draw_plan(recipe, view, seed=seed, epoch=epoch, samples=samples, sizes=np.ones((len(samples), 2), np.int32))
-    return rows["background_drawn"].astype(bool)
+    code, shuffle = background_code(recipe.views[view]), recipe.views[view].patch_shuffle
+    by_region = shuffle is not None and shuffle.region != "all"
+    nothing = np.zeros(len(samples), bool)
+    if not code and not by_region:
+        return nothing, nothing
+    rows = draw_plan(
+        recipe, view, seed=seed, epoch=epoch, samples=samples, sizes=np.ones((len(samples), 2), np.int32)
+    )  # fmt: skip
+    drawn = rows["background_drawn"].astype(bool) & (code > 0)
+    shuffled = rows["patch_shuffle"].astype(bool) & by_region
+    return drawn | shuffled, drawn & (code >= BACKGROUND_MODES.index("random"))

@@ -36,7 +36,7 @@ def wait_lock(
     Parameters
     ----------
     handle : int
-        From `open_lock`. A lock held on it is given up while waiting.
+        From `open_lock`. A lock held on it is given up before waiting for an exclusive one.
     kind : {SHARED, EXCLUSIVE}
     progress : callable
         What it returns changes while the holder works.
@@ -50,6 +50,8 @@ def wait_lock(
     bool
         False: given up.
     """
+    if kind == EXCLUSIVE:
+        fcntl.flock(handle, fcntl.LOCK_UN)  # two that hold it shared would wait for each other
     seen, since = progress(), time.monotonic()
     while not try_lock(handle, kind):
         now = progress()

@@ -305,8 +305,8 @@ def _result(future: Future[Any], timeout_s: float, stop: threading.Event | None)
             try:
                 return future.result(max(0.0, left if stop is None else min(left, _POLL_S)))
             except TimeoutError:
-                if future.done():  # the request's own
-                    raise
+                if future.done():  # the request's own, or it came just now
+                    return future.result()
             if stop is not None and stop.is_set():
                 raise Stopped
             if left <= 0:

@@ -414,6 +414,17 @@ def test_background_is_applied_where_the_plan_says(shards):
             assert views[i].transpose(1, 2, 0)[figure].max(axis=1).min() > 0.5
 
 
+@pytest.mark.parametrize("change", [lambda r: r, lambda r: r.with_patch_shuffle(4, p=0.5, region="ground")])
+@pytest.mark.parametrize("mode", ["remove", "swap"])
+def test_formats_without_masks_give_the_same_views(shards, change, mode):
+    """They decode only the masks that a view looks at."""
+    recipe = change(recipes.moco_v2(32).with_background(mode, p=0.4))
+    with make(shards, recipe, format="moco") as a, make(shards, recipe) as b:
+        for (views, _), batch in zip(a, b, strict=True):
+            for left, right in zip(views, batch["views"], strict=True):
+                torch.testing.assert_close(left, right, rtol=0, atol=0)
+
+
 def test_donors_of_another_class(shards):
     shares = []
     for other_class in (False, True):

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from figureground.pipeline import recipes
-from figureground.pipeline.plan import BACKGROUND_MODES, PLAN_DTYPE, draw_plan, wants_background
+from figureground.pipeline.plan import BACKGROUND_MODES, PLAN_DTYPE, draw_plan, draws_masks
 
 DRAWS = 20_000
 RECIPE = recipes.moco_v2().with_background("swap", p=0.2)
@@ -133,11 +133,21 @@ def test_a_changed_probability_moves_no_other_number():
             np.testing.assert_array_equal(before[name], after[name])
 
 
-def test_wants_background_agrees_with_the_plan():
+def test_draws_masks_agrees_with_the_plan():
     samples = np.arange(500)
-    wanted = wants_background(RECIPE, 1, seed=5, epoch=3, samples=samples)
-    np.testing.assert_array_equal(wanted, _plan(view=1, samples=samples, seed=5, epoch=3)["background_drawn"] == 1)
-    assert not wants_background(recipes.moco_v2().with_background("remove"), 0, seed=0, epoch=0, samples=samples).any()
+    drawn = _plan(view=1, samples=samples, seed=5, epoch=3)["background_drawn"] == 1
+    masks, donors = draws_masks(RECIPE, 1, seed=5, epoch=3, samples=samples)
+    np.testing.assert_array_equal(masks, drawn)
+    np.testing.assert_array_equal(donors, drawn)
+    remove = recipes.moco_v2().with_background("remove")
+    masks, donors = draws_masks(remove, 0, seed=0, epoch=0, samples=samples)
+    assert masks.any()
+    assert not donors.any()
+    shuffle = recipes.moco_v2().with_patch_shuffle(4, p=0.5, region="figure")
+    masks, donors = draws_masks(shuffle, 0, seed=0, epoch=0, samples=samples)
+    assert 200 < masks.sum() < 300
+    assert not donors.any()
+    assert not draws_masks(recipes.moco_v2(), 0, seed=0, epoch=0, samples=samples)[0].any()
 
 
 def test_fill_of_each_kind():
