@@ -22,7 +22,7 @@ from figureground.shards import remote as remote_module
 from figureground.shards.cache import CacheFull, ShardCache
 from figureground.shards.errors import ShardError
 from figureground.shards.index import write_index
-from figureground.shards.locks import EXCLUSIVE, SHARED, open_lock, try_lock, wait_lock
+from figureground.shards.locks import EXCLUSIVE, SHARED, open_lock, try_lock, unlock, wait_until
 from figureground.shards.remote import Stopped
 
 pytest.importorskip("aiohttp")
@@ -358,6 +358,31 @@ def test_lock_that_never_comes(site, make_cache):
 def test_locks_wait_while_there_is_progress(tmp_path):
     holder, waiter, ticks = open_lock(str(tmp_path / "l")), open_lock(str(tmp_path / "l")), iter(range(10**6))
     assert try_lock(holder, EXCLUSIVE)
-    threading.Timer(0.4, os.close, [holder]).start()
-    assert wait_lock(waiter, SHARED, progress=lambda: next(ticks), patience_s=0.1)
+    threading.Timer(0.4, unlock, [holder]).start()
+    assert wait_until(lambda: try_lock(waiter, SHARED) or None, progress=lambda: next(ticks), patience_s=0.1)
+    assert wait_until(lambda: None, progress=lambda: 0, patience_s=0.1) is None
+    os.close(holder)
     os.close(waiter)
+
+
+def test_who_waits_to_fetch_takes_what_another_fetched(site, make_cache, monkeypatch):
+    # Two find that the shard is missing; the one that is late must not wait for the other's lease to end.
+    cache = make_cache()
+    file = cache.remote.look(site.url + "s-0.tar")
+    leases, late = [], threading.Event()
+    real = cache_module.unlock
+
+    def unlock_slowly(handle):
+        real(handle)
+        if threading.current_thread() is slow:
+            late.wait(5)
+
+    monkeypatch.setattr(cache_module, "unlock", unlock_slowly)
+    slow = threading.Thread(target=lambda: leases.append(cache.lease(file)))
+    slow.start()
+    time.sleep(0.1)
+    with cache.lease(file):
+        late.set()
+        slow.join(2)
+        assert len(leases) == 1
+    assert cache.stats()["fetched"] == 1
