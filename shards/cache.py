@@ -29,7 +29,7 @@ from .errors import ShardError
 from .files import _sync_folder
 from .index import index_path, stale_reason
 from .index_text import parse_index
-from .locks import EXCLUSIVE, SHARED, locked, open_lock, wait_lock
+from .locks import EXCLUSIVE, SHARED, locked, open_lock, try_lock, unlock, wait_until
 from .remote import Remote, RemoteFile, Stopped
 from .urls import beside, shown
 
@@ -241,39 +241,47 @@ class ShardCache:
                 raise Stopped
 
     def _lease(self, place: Place, stop: threading.Event | None) -> Lease:
-        while True:
-            handle = open_lock(place.lock)
-            try:
-                self._wait(handle, SHARED, place, stop)
-                if not place.is_complete():
-                    self._wait(handle, EXCLUSIVE, place, stop)
+        patience_s = self.remote.deadline_s + self.remote.timeout_s
+        lease = wait_until(
+            lambda: self._try_lease(place, stop), progress=place.received, patience_s=patience_s, stop=stop
+        )
+        if lease is not None:
+            return lease
+        if stop is not None and stop.is_set():
+            raise Stopped
+        raise ShardError(
+            f"{shown(place.file.url)}: another process has held {place.lock} for {patience_s:.0f} s without progress; "
+            f"end it, or use another cache folder"
+        )
+
+    def _try_lease(self, place: Place, stop: threading.Event | None) -> Lease | None:
+        """Lease a shard, or fetch it if nobody else does; None: another is at it, or it was evicted just now."""
+        handle = open_lock(place.lock)
+        try:
+            shared = try_lock(handle, SHARED)
+            if shared and not place.is_complete():
+                unlock(handle)  # two that hold it shared would wait for each other
+                if try_lock(handle, EXCLUSIVE):
                     if not place.is_complete():
                         self._fetch(place, stop)
-                    self._wait(handle, SHARED, place, stop)
-                if place.is_complete():  # else evicted between two locks
-                    used = time.time_ns()  # the kernel's own stamp is some milliseconds coarse
-                    os.utime(handle, ns=(used, used))
-                    return Lease(place.tar, handle)
-            except BaseException:
-                os.close(handle)
-                raise
+                    shared = try_lock(handle, SHARED)
+                else:
+                    shared = False
+            if shared and place.is_complete():
+                used = time.time_ns()  # the kernel's own stamp is some milliseconds coarse
+                os.utime(handle, ns=(used, used))
+                return Lease(place.tar, handle)
+        except BaseException:
             os.close(handle)
+            raise
+        os.close(handle)
+        return None
 
     def _make_folder(self, place: Place) -> None:
         try:
             os.makedirs(place.folder, exist_ok=True)
         except OSError as error:
             raise self.disk_trouble(error, place.file) from error
-
-    def _wait(self, handle: int, kind: int, place: Place, stop: threading.Event | None) -> None:
-        patience_s = self.remote.deadline_s + self.remote.timeout_s
-        if not wait_lock(handle, kind, progress=place.received, patience_s=patience_s, stop=stop):
-            if stop is not None and stop.is_set():
-                raise Stopped
-            raise ShardError(
-                f"{shown(place.file.url)}: another process has held {place.lock} for {patience_s:.0f} s without progress; "
-                f"end it, or use another cache folder"
-            )
 
     def _fetch(self, place: Place, stop: threading.Event | None) -> None:
         """Fetch a shard; its lock is held."""

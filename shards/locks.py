@@ -8,10 +8,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 SHARED, EXCLUSIVE = fcntl.LOCK_SH, fcntl.LOCK_EX
 _POLL_S = 0.05
+T = TypeVar("T")
 
 
 def open_lock(path: str) -> int:
@@ -28,18 +29,26 @@ def try_lock(handle: int, kind: int) -> bool:
     return True
 
 
-def wait_lock(
-    handle: int, kind: int, *, progress: Callable[[], Any], patience_s: float, stop: threading.Event | None = None
-) -> bool:
-    """Wait for a lock as long as its holder makes progress.
+def unlock(handle: int) -> None:
+    """Give a lock up, keeping the file open."""
+    fcntl.flock(handle, fcntl.LOCK_UN)
+
+
+def wait_until(
+    attempt: Callable[[], T | None],
+    *,
+    progress: Callable[[], Any],
+    patience_s: float,
+    stop: threading.Event | None = None,
+) -> T | None:
+    """Try again and again, as long as others who are in the way make progress.
 
     Parameters
     ----------
-    handle : int
-        From `open_lock`. A lock held on it is given up before waiting for an exclusive one.
-    kind : {SHARED, EXCLUSIVE}
+    attempt : callable
+        Returns None if it was in vain.
     progress : callable
-        What it returns changes while the holder works.
+        What it returns changes while the others work.
     patience_s : float
         Time without progress after which to give up.
     stop : threading.Event, optional
@@ -47,23 +56,19 @@ def wait_lock(
 
     Returns
     -------
-    bool
-        False: given up.
+    What `attempt` returned; None: given up.
     """
-    if kind == EXCLUSIVE:
-        fcntl.flock(handle, fcntl.LOCK_UN)  # two that hold it shared would wait for each other
     seen, since = progress(), time.monotonic()
-    while not try_lock(handle, kind):
-        now = progress()
-        if now != seen:
+    while (done := attempt()) is None:
+        if (now := progress()) != seen:
             seen, since = now, time.monotonic()
         if time.monotonic() - since > patience_s:
-            return False
+            return None
         if stop is None:
             time.sleep(_POLL_S)
         elif stop.wait(_POLL_S):
-            return False
-    return True
+            return None
+    return done
 
 
 @contextmanager
