@@ -25,6 +25,7 @@ from .config import Recipe
 from .decode import Decoded, Decoder
 from .order import DONOR_BLOCK, Order, Split
 from .plan import draw_plan, draws_masks
+from .windows import Ahead, WindowOrder
 
 log = logging.getLogger(__name__)
 
@@ -137,14 +138,16 @@ class Assembler:
         source: ImageSource,
         decoder: Decoder,
         recipe: Recipe,
-        order: Order,
+        order: Order | WindowOrder,
         split: Split,
         quarantine: Quarantine,
         *,
         masks: MaskSource | None = None,
         all_masks: bool = True,
         negatives: bool = True,
+        ahead: Ahead | None = None,
     ) -> None:
+        self._ahead = ahead
         self._source, self._decoder, self._recipe = source, decoder, recipe
         self._order, self.split, self._quarantine, self._mask_source = order, split, quarantine, masks
         self._negatives = negatives and recipe.swaps
@@ -181,6 +184,8 @@ class Assembler:
 
     def submit(self, epoch: int, batch: int, start: int) -> None:
         """Read the encoded bytes of batch number `batch` after position `start` and hand them to the decoder."""
+        if self._ahead is not None:
+            self._ahead.need(epoch, batch, start)
         self.submit_positions(epoch, self.split.positions(batch, start))
 
     def submit_positions(self, epoch: int, positions: np.ndarray) -> None:

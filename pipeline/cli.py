@@ -102,6 +102,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--cache", metavar="DIR", help="folder that keeps shards given as URLs")
+    parser.add_argument("--cache-gb", type=float, default=50.0, help="its size at most (default: 50)")
 
 
 def _run_run(args: argparse.Namespace) -> int:

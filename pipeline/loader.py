@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from figureground.shards import MaskStore, Store
+from figureground.shards.cache import ShardCache
 
 from .assemble import EXTRA_IMAGES, Assembler, Quarantine
 from .augment import Augmenter
@@ -23,6 +24,7 @@ from .formats import FORMATS, WITH_MASKS, WITH_NEGATIVES
 from .masking import Masker, MaskMode
 from .order import Order, Split
 from .ranks import find_rank
+from .windows import Ahead, WindowOrder
 
 _STATE_VERSION = 1
 
@@ -92,6 +94,10 @@ class Loader:
         JSON lines about undecodable samples are appended to this file.
     max_pixels : int
         Images with more pixels count as undecodable (decompression bombs).
+    cache : ShardCache, optional
+        Where shards given as URLs (s3://, gs://, https://, ...) are kept; needed for those, and shared by the ranks of a node.
+    window : int
+        Shards whose samples are shuffled together when shards are URLs; see `figureground.pipeline.windows`.
 
     Raises
     ------
@@ -135,6 +141,8 @@ class Loader:
         error_budget: float = 0.01,
         quarantine: str | Path | None = None,
         max_pixels: int = 2**27,
+        cache: ShardCache | None = None,
+        window: int = 8,
     ) -> None:
         if not isinstance(recipe, Recipe):
             raise TypeError(
@@ -152,9 +160,13 @@ class Loader:
         threads = threads or len(os.sched_getaffinity(0))
         self._recipe, self._format, self._prefetch = recipe, format, prefetch
         view_device = make_device(device)
-        self._store = Store(shards)
+        self._store = Store(shards, cache=cache)
         samples = len(self._store)
-        self._order = Order(samples, seed, shuffle)
+        self._order: Order | WindowOrder = Order(samples, seed, shuffle)
+        if self._store.is_remote:
+            self._store.plan_windows(window)
+            self._order = WindowOrder(self._store.starts, seed, shuffle, window=window)
+        self._window = window if self._store.is_remote else 0
         self._split = Split(samples, batch_size, rank, world_size, drop_last)
         with_masks, with_negatives = format in WITH_MASKS, format in WITH_NEGATIVES
         wanted = recipe.uses_masks or (with_masks and masks is not None)
@@ -171,6 +183,7 @@ class Loader:
             Assembler(
                 self._store, decoder, recipe, self._order, self._split, self._quarantine, masks=sidecars,
                 all_masks=with_masks, negatives=with_negatives,
+                ahead=Ahead(self._store, sidecars, self._order, self._split, window),
             ),
             Masker(recipe, masks if wanted else None, method=method, all_samples=with_masks),
             Augmenter(
@@ -265,6 +278,7 @@ class Loader:
             "position": position,
             "seed": self._order.seed,
             "shuffle": self._order.shuffle,
+            "window": self._window,
             "samples": self._order.samples,
             "shards": self._store.fingerprint,
             "recipe": self._recipe.fingerprint,

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from figureground.shards import MaskStore, Store
+
 from .hashing import chain
-from .order import DONOR_BLOCK, Order, _permute, _stand_in
+from .order import DONOR_BLOCK, Order, Split, _permute, _stand_in
 
 _STAND_IN, _SHARDS, _WITHIN = 3, 4, 5  # purposes of keys; 1 to 3 are those of `Order`
 _NEAR_ATTEMPTS = 100
@@ -275,3 +277,33 @@ def shuffle_quality(order: Order | WindowOrder, epoch: int, labels: np.ndarray, 
         float((1 - (1 - share) ** batch).sum()),
         batch,
     )
+
+
+class Ahead:
+    """Tells stores of fetched shards which shards the next batches need; does nothing for local ones.
+
+    Parameters
+    ----------
+    store : Store
+    masks : MaskStore or None
+    order : Order or WindowOrder
+    split : Split
+    window : int
+        Shards to fetch beyond the window that is being read.
+    """
+
+    def __init__(
+        self, store: Store, masks: MaskStore | None, order: Order | WindowOrder, split: Split, window: int
+    ) -> None:
+        self._stores: list[Store | MaskStore] = [store] if masks is None else [store, masks]
+        self._order, self._split, self._window = order, split, window
+
+    def need(self, epoch: int, batch: int, start: int) -> None:
+        """Announce batch number `batch` after position `start`, before its first image is read."""
+        if not isinstance(self._order, WindowOrder):
+            return
+        step = self._split.step
+        first = min(start + batch * step, self._order.samples)
+        shards = self._order.shards_needed(epoch, first, ahead=self._window, count=step)
+        for store in self._stores:
+            store.need(shards)

@@ -209,7 +209,7 @@ def look_at_all(urls: Sequence[str], cache: ShardCache) -> list[RemoteFile]:
                 return error
             raise
 
-    found = _each(look, urls)
+    found = each(look, urls)
     missing = [error for error in found if isinstance(error, RemoteError)]
     if len(missing) > 1:
         raise ShardError(f"{missing[0]} ({len(missing)} of {len(urls)} shards are not there)") from missing[0]
@@ -233,7 +233,7 @@ def load_remote_indexes(files: Sequence[RemoteFile], cache: ShardCache, mode: st
     ShardError
         If an index is damaged or describes a larger shard, or there is none and `mode` is "require".
     """
-    found = _each(lambda file, stop: _load_index(file, cache, lambda: _beside(file, cache, stop)), files)
+    found = each(lambda file, stop: _load_index(file, cache, lambda: _beside(file, cache, stop)), files)
     bare = [number for number, index in enumerate(found) if index is None]
     if bare:
         first = shown(files[bare[0]].url)
@@ -244,7 +244,7 @@ def load_remote_indexes(files: Sequence[RemoteFile], cache: ShardCache, mode: st
             first, len(bare), len(files), MEND_INDEX,
         )  # fmt: skip
         texts = [files[number] for number in bare]
-        made = _each(lambda file, stop: _load_index(file, cache, lambda: _made(file, cache, stop)), texts)
+        made = each(lambda file, stop: _load_index(file, cache, lambda: _made(file, cache, stop)), texts)
         for number, index in zip(bare, made, strict=True):
             found[number] = index
     return [index for index in found if index is not None]
@@ -304,7 +304,7 @@ def _checked(text: bytes, file: RemoteFile) -> ShardIndex:
     return index
 
 
-def _each(function: Callable[[T, threading.Event], R], values: Sequence[T]) -> list[R]:
+def each(function: Callable[[T, threading.Event], R], values: Sequence[T]) -> list[R]:
     """Call a function on many values, 16 at a time (waiting for the network, mostly); the first error ends them all."""
     stop = threading.Event()
     with ThreadPoolExecutor(_THREADS) as pool:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import bisect
 import os
+from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
 
 from .errors import ShardError
+from .fetched import FetchedMaps
+from .fetched_masks import find_sidecars, load_sidecars
 from .index import load_index
 from .index_text import ShardIndex
 from .maps import Maps
 from .reader import Store
-from .sidecar import MASK_EXT, manifest_of, sidecar_path
+from .sidecar import MASK_EXT, Manifest, manifest_of, sidecar_path
+from .urls import shown
 
 
 class MaskStore:
@@ -24,7 +28,8 @@ class MaskStore:
     store : Store
         The images.
     masks_dir : path, optional
-        Where the sidecars lie; by default beside their shards.
+        Where the sidecars lie; by default beside their shards. Those of a remote store's shards are fetched through its
+        cache, and `masks_dir` may be a URL then.
     max_open : int, optional
         Sidecars kept mapped at a time, as for `Store`.
 
@@ -45,22 +50,34 @@ class MaskStore:
         self._starts = store.starts.tolist()
         self._offset = np.full(len(store), -1, np.int64)
         self._size = np.zeros(len(store), np.int64)
-        self.sidecars = [os.path.abspath(sidecar_path(shard, masks_dir)) for shard in store.shards]
-        """Absolute path of each shard's sidecar, there or not."""
+        files = find_sidecars(store, masks_dir)
+        self.sidecars = [
+            os.path.abspath(sidecar_path(shard, masks_dir)) if file is None else shown(file.url)
+            for shard, file in zip(store.shards, files, strict=True)
+        ]
+        """Absolute path (or URL) of each shard's sidecar, there or not."""
         status = np.zeros((len(self.sidecars), 2), np.int64)
         for number, sidecar in enumerate(self.sidecars):
-            if os.path.exists(sidecar):
+            if files[number] is None and os.path.exists(sidecar):
                 seen = os.stat(sidecar)
                 status[number] = seen.st_size, seen.st_mtime_ns
-                self._take_in(store, number, sidecar)
+                masks = load_index(sidecar)
+                self._take_in(store, number, masks, manifest_of(sidecar, masks))
         self._maps = Maps(self.sidecars, status, max_open)
+        if store.fetched is not None and any(files):
+            for number, masks, manifest in load_sidecars(files, store.fetched.cache):
+                self._take_in(store, number, masks, manifest)
+            self._maps = FetchedMaps(self.sidecars, status, max_open, files, store.fetched.cache)
 
-    def _take_in(self, store: Store, number: int, sidecar: str) -> None:
-        masks = load_index(sidecar)
-        manifest = manifest_of(sidecar, masks)
+    def need(self, shards: Sequence[int]) -> None:
+        """Fetch the sidecars of these shards ahead: as `Store.need`."""
+        if isinstance(self._maps, FetchedMaps):
+            self._maps.need(shards)
+
+    def _take_in(self, store: Store, number: int, masks: ShardIndex, manifest: Manifest) -> None:
         if manifest.source != store.shard_fingerprint(number):
             raise ShardError(
-                f"{sidecar}: made from another state of {store.shards[number]}; "
+                f"{self.sidecars[number]}: made from another state of {store.shards[number]}; "
                 f"run 'figureground masks {store.shards[number]}' again, or remove the sidecar"
             )
         samples, rows = match(store.shard_keys(number), masks)

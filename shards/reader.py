@@ -177,6 +177,11 @@ class Store:
         """Tell whether some shards are fetched: visit them in windows, and say what is needed (`need`)."""
         return self._fetched is not None
 
+    @property
+    def fetched(self) -> FetchedMaps | None:
+        """What fetches the remote shards; None if all are local."""
+        return self._fetched
+
     def plan_windows(self, window: int) -> None:
         """Make sure, before training, that the cache can hold what an order of windows of so many shards needs.
 

@@ -71,12 +71,22 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
 
 def manifest_of(tar: str, index: ShardIndex) -> Manifest:
     """Read the manifest of a sidecar whose index is known."""
+    start, stop = manifest_place(tar, index)
+    with open(tar, "rb") as file:
+        return parse_manifest(tar, os.pread(file.fileno(), stop - start, start))
+
+
+def manifest_place(tar: str, index: ShardIndex) -> tuple[int, int]:
+    """Find where in a sidecar its manifest begins and ends [bytes]."""
     stem, ext = os.path.splitext(MANIFEST)
     row = index.find(stem.encode(), ext[1:].encode())
     if row is None:
         raise ShardError(f"{tar}: has no {MANIFEST}, so it is no complete sidecar; run 'figureground masks' again")
-    with open(tar, "rb") as file:
-        text = os.pread(file.fileno(), int(index.size[row]), int(index.offset[row]))
+    return int(index.offset[row]), int(index.offset[row] + index.size[row])
+
+
+def parse_manifest(tar: str, text: bytes) -> Manifest:
+    """Make a manifest of its JSON; `tar` is what messages call the sidecar."""
     try:
         document = json.loads(text)
         if document.pop("format") != FORMAT:

@@ -1,0 +1,77 @@
+"""The loader over shards that are fetched: same views, bounded cache, resume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from loader_tools import make
+from pipeline_shards import write_shards
+
+from figureground.pipeline import recipes
+from figureground.shards.cache import ShardCache
+from figureground.shards.errors import ShardError
+
+RECIPE = recipes.moco_v2(32).with_background("remove", p=0.5)
+
+
+@pytest.fixture
+def site(tmp_path):
+    """A web server with ten shards of twelve samples, and their masks."""
+    pytest.importorskip("aiohttp")
+    from loopback import web_server
+
+    write_shards(tmp_path / "shards", 120, per_shard=12)
+    with web_server() as site:
+        for path in (tmp_path / "shards").iterdir():
+            site.files[path.name] = path.read_bytes()
+        site.folder = str(tmp_path / "shards" / "part-*.tar")
+        yield site
+
+
+def _views(loader):
+    return {int(i): view.numpy() for batch in loader for i, view in zip(batch["index"], batch["views"][0], strict=True)}
+
+
+def test_views_are_those_of_local_shards(site, tmp_path):
+    url, largest = site.url + "part-{000000..000009}.tar", max(len(data) for data in site.files.values())
+    with (
+        make(site.folder, RECIPE) as local,
+        make(url, RECIPE, cache=ShardCache(tmp_path / "cache", 40 * largest), window=2) as remote,
+    ):
+        for _ in range(2):
+            want, got = _views(local), _views(remote)
+            assert want.keys() == got.keys()
+            for index, view in got.items():
+                np.testing.assert_array_equal(view, want[index])
+        assert remote.state_dict()["window"] == 2
+        assert local.state_dict()["shards"] == remote.state_dict()["shards"]
+        with pytest.raises(ValueError, match=r"window \(saved 0, here 2\)"):
+            remote.load_state_dict(local.state_dict())
+    assert len(site.gets("part-000003.tar")) == 1  # the second epoch comes from the cache
+
+
+def test_resume_on_other_ranks(site, tmp_path):
+    url, cache = site.url + "part-{000000..000009}.tar", ShardCache(tmp_path / "cache", 1 << 30)
+    with make(url, RECIPE, cache=cache, window=3) as loader:
+        done = []
+        for number, batch in enumerate(loader):
+            done += batch["index"].tolist()
+            if number == 4:
+                break
+        state = loader.state_dict()
+    rest = []
+    for rank in range(2):
+        with make(url, RECIPE, cache=cache, window=3, rank=rank, world_size=2, batch_size=4) as loader:
+            loader.load_state_dict(state)
+            rest += [i for batch in loader for i in batch["index"].tolist()]
+    assert sorted(done + rest) == list(range(120))
+
+
+def test_messages(site, tmp_path):
+    url = site.url + "part-{000000..000009}.tar"
+    with pytest.raises(ShardError, match="cache"):
+        make(url, RECIPE)
+    with pytest.raises(ShardError):
+        make(url, RECIPE, cache=ShardCache(Path(tmp_path) / "small", 1000), window=2)
