@@ -15,7 +15,9 @@ from loader_tools import make
 from pipeline_shards import disc_image, write_tar
 
 from figureground.pipeline.assemble import ErrorBudgetExceeded
+from figureground.pipeline.masks_job import make_masks
 from figureground.shards.index import write_index
+from figureground.shards.writer import pack
 
 
 @pytest.fixture
@@ -123,3 +125,37 @@ def test_the_process_ends_without_noise(shards, ending):
     else:
         assert (done.returncode, done.stderr) == (0, "")
     assert "figureground-loader" not in done.stderr
+
+
+def test_a_rank_whose_samples_are_all_bad_keeps_up(tmp_path):
+    rng = np.random.default_rng(2)
+    good = [cv2.imencode(".jpg", disc_image(rng, 40, 40)[0])[1].tobytes() for _ in range(16)]
+    members = [(f"{i:03d}.jpg", b"spoiled" if i >= 16 else good[i]) for i in range(32)]
+    write_tar(tmp_path / "half.tar", members)
+    write_index(tmp_path / "half.tar")
+    counts = []
+    for rank in range(2):  # without shuffling, rank 1 of 2 has the bad half of the only global batch
+        options = {"rank": rank, "world_size": 2, "batch_size": 16, "shuffle": False, "masks": None}
+        with make(str(tmp_path / "half.tar"), error_budget=1.0, **options) as loader:
+            batches = [batch["index"].tolist() for batch in loader]
+        counts.append([len(batch) for batch in batches])
+        assert max(max(batch) for batch in batches) < 16
+    assert counts == [[16], [16]]
+
+
+def test_odd_files_go_through_all_of_it(shared_data, tmp_path):
+    """Every odd file there is, as it is, in a shard: masks and loader lose nothing and are not ended by any."""
+    files = sorted(path for path in (shared_data / "odd").iterdir() if path.is_file())
+    write_tar(tmp_path / "odd.tar", [(f"{i:03d}{f.suffix.lower()}", f.read_bytes()) for i, f in enumerate(files)])
+    write_index(tmp_path / "odd.tar")
+    shards = str(tmp_path / "odd.tar")
+    made = make_masks(shards, progress=False)
+    assert made.count("failed") == 0
+    assert made.total("masks") + made.total("undecodable") == made.total("samples")
+    with make(shards, error_budget=1.0, batch_size=16, drop_last=False) as loader:
+        samples = len(loader.dataset)
+        delivered = [key for batch in loader for key in batch["key"]]
+        assert samples == len(delivered) >= 90
+        assert loader.stats()["replaced"] == made.total("undecodable") > 10
+    packed = pack(shared_data / "odd", tmp_path / "packed", progress=False)
+    assert packed.samples + len(packed.skipped) >= 90
