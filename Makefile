@@ -17,7 +17,7 @@ IMAGES ?=
 SHARDS ?=
 BATCH ?= 64
 
-.PHONY: help setup tree demo test test-gpu sanitize bench lint types clean
+.PHONY: help setup tree demo test test-gpu sanitize bench bench-peers lint types clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
@@ -47,8 +47,15 @@ sanitize: setup tree  ## compute-sanitizer (memcheck, racecheck, initcheck) on t
 	for tool in memcheck racecheck initcheck; do compute-sanitizer --tool $$tool --error-exitcode 9 $(PY) -m pytest \
 		--device cuda -m gpu -q tests/kernels || exit; done
 
-bench: setup  ## throughput of each stage and end to end  [DEVICE=cpu|cuda SHARDS=... BATCH=...]
-	$(PY) -m figureground.bench throughput --device $(DEVICE) --batch-size $(BATCH) $(if $(SHARDS),--shards "$(SHARDS)")
+RESULTS = build/bench
+bench: setup  ## throughput, kernels, and bench/report.html  [DEVICE=cpu|cuda SHARDS=... BATCH=...]
+	$(PY) -m figureground.bench throughput --device $(DEVICE) --batch-size $(BATCH) --json $(RESULTS)/throughput.json \
+		$(if $(SHARDS),--shards "$(SHARDS)")
+	$(PY) -m figureground.bench kernels --device $(DEVICE) --json $(RESULTS)/kernels.json
+	$(PY) -m figureground.bench report $(RESULTS)/*.json --out bench/report.html
+
+bench-peers: setup  ## ours and other loaders on the CPU, in one run  [SHARDS=...]
+	$(PY) -m figureground.bench peers --json $(RESULTS)/peers.json $(if $(SHARDS),--shards "$(SHARDS)")
 
 lint: setup  ## ruff
 	$(PY) -m ruff check .
