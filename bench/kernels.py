@@ -22,11 +22,19 @@ import numpy as np
 from figureground.bench.harness import print_table, write_json
 from figureground.kernels.arrays import Ragged
 from figureground.kernels.background import composite_views
+from figureground.kernels.blocks import corrupt_blocks
 from figureground.kernels.blur import gaussian_blur
 from figureground.kernels.color import jitter_color, solarize
+from figureground.kernels.fourier import randomize_phase, transfer_amplitude
+from figureground.kernels.ground import inpaint_figures
+from figureground.kernels.ground_share import figure_share
+from figureground.kernels.ground_strips import tile_ground
 from figureground.kernels.normalize import normalize_views
+from figureground.kernels.patches import mix_patches, shuffle_patches
 from figureground.kernels.resample import RENDER_DTYPE, render_views
 from figureground.kernels.saliency import METHODS, estimate_saliency
+from figureground.kernels.tiles import tile_patches
+from figureground.kernels.token_masks import patch_masks
 from figureground.pipeline import recipes
 from figureground.pipeline.plan import draw_plan
 
@@ -78,7 +86,7 @@ def make_cases(xp: Any, count: int) -> dict[str, Case]:
         ),
         "blur, sigma 0.1..2": Case(lambda: gaussian_blur(views, sigma, out=out), 2 * pixels, count),
         "solarize": Case(lambda: solarize(views, thresholds, out=out), 2 * pixels, count),
-        "composite": Case(lambda: composite_views(views, out, view_masks, out=out), 3 * pixels + pixels // 3, count),
+        "composite": Case(lambda: composite_views(views, views, view_masks, out=out), 3 * pixels + pixels // 3, count),
         "normalise to float32": Case(
             lambda: normalize_views(views, recipe.mean, recipe.std, out=floats[np.float32]), 5 * pixels, count
         ),
@@ -87,6 +95,26 @@ def make_cases(xp: Any, count: int) -> dict[str, Case]:
             3 * pixels,
             count,
         ),
+    }
+    seeds = np.arange(count, dtype=np.uint64)
+    styles, boxes = np.zeros(count, np.int32), np.tile(np.array([0.1, 0.1, 0.8, 0.8], np.float32), (count, 10, 1))
+    cases |= {
+        "patch shuffle, grid 7": Case(lambda: shuffle_patches(views, seeds=seeds, grid=7, out=out), 2 * pixels, count),
+        "patch negatives": Case(lambda: tile_patches(views, seeds=seeds), 2 * pixels, count),
+        "group mixing, 2": Case(
+            lambda: mix_patches(views, seeds=seeds[: count // 2], group=2, out=out), 2 * pixels, count
+        ),
+        "block corruption, noise": Case(
+            lambda: corrupt_blocks(views, seeds=seeds, out=out), 2 * pixels + pixels // 3, count
+        ),
+        "token masks, figure": Case(
+            lambda: patch_masks(view_masks, seeds=seeds, grid=(14, 14), ratio=0.5, policy="figure"), pixels // 3, count
+        ),
+        "amplitude transfer": Case(lambda: transfer_amplitude(views, style=styles, out=out), 2 * pixels, count),
+        "random phase": Case(lambda: randomize_phase(views, seeds=seeds, out=out), 2 * pixels, count),
+        "inpaint figures": Case(lambda: inpaint_figures(views, view_masks, out=out), 2 * pixels + pixels // 3, count),
+        "tile the ground": Case(lambda: tile_ground(views, view_masks, out=out), 2 * pixels + pixels // 3, count),
+        "figure shares, 10 boxes": Case(lambda: figure_share(view_masks, boxes), pixels // 3, count),
     }
     for method in METHODS:
         if xp is not np and method in CPU_ONLY:

@@ -14,7 +14,7 @@ import time
 from collections import Counter, defaultdict, deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from figureground.kernels.arrays import Ragged
 
 from .augment import Slots
 from .config import Recipe
-from .decode import Decoded, Decoder
+from .decode import Decoded, Decoder, join_decoded
 from .order import DONOR_BLOCK, Order, Split
 from .plan import draw_plan, draws_masks
 from .windows import Ahead, WindowOrder
@@ -259,7 +259,9 @@ class Assembler:
             wanted = np.concatenate([request.positions, np.unique(request.donors[request.donors >= 0])])
             ids = [i for i in dict.fromkeys(self.resolve(request.epoch, wanted).tolist()) if i not in rows]
             if not ids:
-                return _joined(parts), rows
+                if len(parts) > 1:
+                    decoded = join_decoded(parts, self._mask_source is not None, decoded.images.cuda)
+                return decoded, rows
             masks = None if self._mask_source is None else [self._mask_source.mask(i) for i in ids]
             parts.append(self._decoder.decode([self._source.image(i) for i in ids], masks))
 
@@ -286,25 +288,3 @@ class Assembler:
                 )
             )  # fmt: skip
         return Assembled(samples, decoded.images, decoded.masks, plans, slots)
-
-
-def _joined(parts: list[Decoded]) -> Decoded:
-    if len(parts) == 1:
-        return parts[0]
-
-    def join(batches: list[Ragged]) -> Ragged:
-        first = batches[0]
-        return Ragged(
-            np.concatenate([b.addresses for b in batches]), np.concatenate([b.sizes for b in batches]), first.channels,
-            [b.owner for b in batches], first.cuda,
-        )  # fmt: skip
-
-    masks: Any = [part.masks for part in parts]
-    return Decoded(
-        images=join([part.images for part in parts]),
-        masks=None if masks[0] is None else join(masks),
-        valid=np.concatenate([part.valid for part in parts]),
-        mask_valid=np.concatenate([part.mask_valid for part in parts]),
-        mask_area=np.concatenate([part.mask_area for part in parts]),
-        reasons=[reason for part in parts for reason in part.reasons],
-    )

@@ -193,7 +193,7 @@ class Decoder:
             chosen = slice(first, first + self.max_batch)
             batch = self._prepare("decode", images[chosen], None if masks is None else masks[chosen])
             parts.append(self._assemble(batch, self._run_aside(batch)))
-        return _joined(parts, self._masks, self._device_id is not None)
+        return join_decoded(parts, self._masks, self._device_id is not None)
 
     def close(self) -> None:
         """Stop all threads and free the memory; batches in flight are lost. Closing twice is fine."""
@@ -344,8 +344,8 @@ def _device_id(device: str) -> int | None:
     return int(number or 0)
 
 
-def _joined(parts: list[Decoded], masks: bool, cuda: bool) -> Decoded:
-    """Put chunks behind each other."""
+def join_decoded(parts: list[Decoded], masks: bool, cuda: bool) -> Decoded:
+    """Put decoded batches behind each other; nothing is copied."""
 
     def join(batches: list[Any], channels: int) -> Ragged:
         addresses = [np.zeros(0, np.int64), *(b.addresses for b in batches)]
