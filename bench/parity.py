@@ -31,9 +31,10 @@ from figureground.kernels.color import jitter_color, solarize
 from figureground.kernels.normalize import normalize_views
 from figureground.kernels.resample import full_rows, render_views
 from figureground.pipeline import recipes
-from figureground.pipeline.augment import Augmenter, Slots
-from figureground.pipeline.config import Recipe
+from figureground.pipeline.augment import Augmenter
 from figureground.pipeline.plan import draw_plan
+from figureground.pipeline.recipe import Recipe
+from figureground.pipeline.tables import Slots
 
 RECIPES = ("moco_v2", "simclr", "byol", "dino", "swav", "mae", "eval")
 _NOISE = 1e-3  # grey levels that float32 normalisation alone may cost

@@ -31,7 +31,7 @@ from figureground.kernels.arrays import Ragged
 from figureground.pipeline import augment as augment_module
 from figureground.pipeline import recipes
 from figureground.pipeline.assemble import Assembler, Quarantine
-from figureground.pipeline.augment import Augmenter, settle_backgrounds
+from figureground.pipeline.augment import Augmenter
 from figureground.pipeline.decode import Decoded
 from figureground.pipeline.device import make_device
 from figureground.pipeline.engine import Engine
@@ -39,6 +39,7 @@ from figureground.pipeline.masking import Masker
 from figureground.pipeline.order import Order, Split
 from figureground.pipeline.plan import draw_plan
 from figureground.pipeline.screen import screen_files
+from figureground.pipeline.tables import settle_backgrounds
 from figureground.shards import MaskStore, Store
 
 GOAL_MS = 2.0

@@ -20,11 +20,11 @@ import numpy as np
 
 from figureground.kernels.arrays import Ragged
 
-from .augment import Slots
-from .config import Recipe
 from .decode import Decoded, Decoder, join_decoded
 from .order import DONOR_BLOCK, Order, Split
 from .plan import draw_plan, draws_masks
+from .recipe import Recipe
+from .tables import Slots
 from .windows import Ahead, WindowOrder
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,88 +23,17 @@ from figureground.kernels.fourier import randomize_phase
 from figureground.kernels.ground import inpaint_figures
 from figureground.kernels.normalize import normalize_views
 from figureground.kernels.patches import shuffle_patches
-from figureground.kernels.resample import DONOR, KEEP, RENDER_DTYPE, full_rows, render_views
+from figureground.kernels.resample import DONOR, KEEP, full_rows, render_views
 from figureground.kernels.tiles import tile_patches
 
-from .config import Recipe, StagePoint
 from .methods import resolve_method
-from .plan import BACKGROUND_MODES
+from .recipe import Recipe, StagePoint
+from .tables import Slots, color_arguments, negative_rows, render_donors, render_rows, without_masks
 
 SALIENCY_PX = 112
 """Side of the square on which masks are estimated, and of sidecar masks."""
 _CHUNK = 8
 _SEED_STEP = np.uint64(0x9E3779B97F4A7C15)
-_RENDER_MODES = {"none": 0, "constant": 1, "grey": 1, "random": 2, "swap": 2, "mean": 3, "noise": 4}
-_CODES = np.array([_RENDER_MODES[name] for name in BACKGROUND_MODES], np.int32)
-
-
-@dataclass(frozen=True)
-class Slots:
-    """Where the images of a batch's samples lie among the decoded ones."""
-
-    image: np.ndarray
-    """(B,) int32: row of each sample's own image."""
-    donor: np.ndarray
-    """(V, B) int32: row of each view's donor, -1 where there is none; the last row is for the negative, if any."""
-    mask_valid: np.ndarray
-    """(decoded,) bool."""
-    mask_area: np.ndarray
-    """(decoded,) float: mean of each mask, 0..1."""
-
-
-def settle_backgrounds(recipe: Recipe, plans: list[np.ndarray], slots: Slots) -> None:
-    """Clear the background flag, in place, where a mask is missing or its area is outside the recipe's limits."""
-    valid, area = slots.mask_valid[slots.image], slots.mask_area[slots.image]
-    for view, (recipe_view, rows) in enumerate(zip(recipe.views, plans, strict=False)):
-        background = recipe_view.background
-        if background is None:
-            continue
-        usable = valid & (area >= background.min_area) & (area <= background.max_area)
-        if background.mode != "remove":
-            usable = usable & (slots.donor[view] >= 0)
-        rows["background"][~usable] = 0
-
-
-def _render_rows(rows: np.ndarray, image: np.ndarray, donor: np.ndarray, mask_valid: np.ndarray) -> np.ndarray:
-    table = np.zeros(len(rows), RENDER_DTYPE)
-    table["image"] = image
-    table["mask"] = np.where(mask_valid[image], image, -1)
-    table["donor"] = donor
-    table["mode"] = _CODES[rows["background"]]
-    table["donor"][table["mode"] != 2] = -1
-    table["box"], table["clip"], table["flip"] = rows["crop"], rows["crop_clip"], rows["flip"]
-    table["donor_box"], table["donor_flip"], table["fill"] = rows["donor_crop"], rows["donor_flip"], rows["fill"]
-    seeds = rows["seed"].astype("<u8").view("<i4").reshape(-1, 2)
-    table["seed_lo"], table["seed_hi"] = seeds[:, 0], seeds[:, 1]
-    return table
-
-
-def _negative_rows(rows: np.ndarray, donor: np.ndarray) -> np.ndarray:
-    """The image that fills the query's figure in a swap negative: a donor with a crop of its own."""
-    table = np.zeros(len(rows), RENDER_DTYPE)
-    table["image"], table["mask"], table["donor"] = donor, -1, -1
-    table["box"], table["clip"], table["flip"] = rows["donor_crop"], 1, rows["donor_flip"]
-    return table
-
-
-def _render_donors(rows: np.ndarray, mask_valid: np.ndarray) -> np.ndarray:
-    """The donors of some views, as views of their own with their masks."""
-    table = np.zeros(len(rows), RENDER_DTYPE)
-    table["image"], table["donor"], table["clip"] = rows["donor"], -1, 1
-    table["mask"] = np.where(mask_valid[rows["donor"]], rows["donor"], -1)
-    table["box"], table["flip"] = rows["donor_box"], rows["donor_flip"]
-    return table
-
-
-def _without_masks(table: np.ndarray) -> np.ndarray:
-    table = table.copy()
-    table["mask"], table["mode"] = -1, 0
-    return table
-
-
-def _color_arguments(rows: np.ndarray) -> dict[str, Any]:
-    order = np.where(rows["jitter"][:, None] == 1, rows["jitter_order"], 255).astype(np.uint8)
-    return {"factors": rows["jitter_factors"], "order": order, "grayscale": rows["grayscale"]}
 
 
 def estimate_masks(images: Ragged, *, method: str = "fused", size: int = SALIENCY_PX) -> Any:
@@ -214,10 +142,10 @@ class Augmenter:
         extra = self._swaps + (recipe.negatives.count if self._patches and recipe.negatives else 0)
         negatives = empty((count, extra, *self._shape(count, sizes[0])[1:]), "view") if extra else None
         tables = [
-            _render_rows(rows, slots.image, slots.donor[v], slots.mask_valid)
+            render_rows(rows, slots.image, slots.donor[v], slots.mask_valid)
             for v, rows in enumerate(plans[: len(sizes)])
         ]
-        fill = _negative_rows(plans[-1], slots.donor[-1]) if self._swaps else None
+        fill = negative_rows(plans[-1], slots.donor[-1]) if self._swaps else None
 
         def work(part: slice) -> None:
             for v, rows in enumerate(plans[: len(sizes)]):
@@ -225,7 +153,7 @@ class Augmenter:
                 needs = (
                     self._masks or (query and self._swaps) or self._by_region[v] or bool(tables[v]["mode"][part].any())
                 )
-                table = tables[v][part] if masks is not None and needs else _without_masks(tables[v][part])
+                table = tables[v][part] if masks is not None and needs else without_masks(tables[v][part])
                 if not (self._masks or (query and self._swaps) or self._by_region[v]):
                     table["mask"][table["mode"] == KEEP] = -1  # nobody looks at these masks
                 geometry, mask = self._place(v, images, masks if needs else None, table, slots.mask_valid)
@@ -261,7 +189,7 @@ class Augmenter:
         chosen = np.flatnonzero(table["mode"] == DONOR)
         if masks is None or background is None or background.source == "whole" or not len(chosen):
             return render_views(images, table, (size, size), masks=masks)
-        donors = _render_donors(table[chosen], mask_valid)
+        donors = render_donors(table[chosen], mask_valid)
         table = table.copy()
         table["mode"][chosen], table["donor"][chosen] = KEEP, -1
         views, view_masks = render_views(images, table, (size, size), masks=masks)
@@ -289,7 +217,7 @@ class Augmenter:
         """Run jitter, grayscale and blur, in place; solarize is left to the normalisation."""
         views = self._run_stages("composite", views, rows)
         if rows["jitter"].any() or rows["grayscale"].any():
-            jitter_color(views, **_color_arguments(rows), out=views)
+            jitter_color(views, **color_arguments(rows), out=views)
         if rows["blur"].any():
             gaussian_blur(views, np.where(rows["blur"] == 1, rows["blur_sigma"], 0).astype(np.float32), out=views)
         return views

@@ -17,7 +17,7 @@ from typing import Any
 from figureground.shards import cli as shards_cli
 from figureground.shards.errors import ShardError
 
-from .config import Recipe
+from .recipe import Recipe
 from .recipes import PRESETS
 
 

@@ -22,10 +22,11 @@ import torch
 from figureground.shards import Store
 
 from .assemble import Assembled, Assembler
-from .augment import Augmenter, settle_backgrounds
-from .config import Recipe
+from .augment import Augmenter
 from .device import Device
 from .masking import Masker
+from .recipe import Recipe
+from .tables import settle_backgrounds
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,6 @@ from figureground.shards.cache import ShardCache
 
 from .assemble import EXTRA_IMAGES, Assembler, Quarantine
 from .augment import Augmenter
-from .config import Recipe
 from .decode import Decoder
 from .device import make_device
 from .engine import ARRAY_DTYPES, Engine, Epoch
@@ -24,6 +23,7 @@ from .formats import FORMATS, WITH_MASKS, WITH_NEGATIVES
 from .masking import Masker, MaskMode
 from .order import Order, Split
 from .ranks import find_rank
+from .recipe import Recipe
 from .windows import Ahead, WindowOrder
 
 _STATE_VERSION = 1

@@ -9,9 +9,10 @@ import numpy as np
 from figureground.kernels.arrays import Ragged, array_module
 
 from .assemble import Assembled
-from .augment import Augmenter, Slots, estimate_masks
-from .config import Recipe
+from .augment import Augmenter, estimate_masks
 from .methods import check_method
+from .recipe import Recipe
+from .tables import Slots
 
 MaskMode = Literal["auto", "sidecar", "kernel"] | None
 

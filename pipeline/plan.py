@@ -15,8 +15,9 @@ from collections.abc import Sequence
 import numba
 import numpy as np
 
-from .config import Recipe, View
+from .config import View
 from .hashing import chain, uniform, view_key
+from .recipe import Recipe
 
 PLAN_DTYPE = np.dtype(
     [

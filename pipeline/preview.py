@@ -19,9 +19,9 @@ from figureground.kernels.arrays import Ragged
 from figureground.shards import MaskStore, Store
 
 from .augment import estimate_masks
-from .config import Recipe
 from .loader import Loader
 from .plan import BACKGROUND_MODES
+from .recipe import Recipe
 
 _CELL, _GAP, _GROUP_GAP, _TOP, _LEFT = 132, 4, 16, 64, 16
 _INK, _SOFT, _PAPER = (28, 30, 34), (110, 114, 122), (250, 250, 248)

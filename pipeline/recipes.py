@@ -20,11 +20,10 @@ from .config import (
     Jitter,
     Negatives,
     PatchShuffle,
-    Recipe,
     Source,
-    Stage,
     View,
 )
+from .recipe import Recipe, Stage
 
 __all__ = [
     "IMAGENET_MEAN",

@@ -9,8 +9,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from figureground.shards.cache import ShardCache
 
-from .config import Recipe
 from .loader import Loader
+from .recipe import Recipe
 
 
 def stream_epochs(args: argparse.Namespace, recipe: Recipe) -> int:

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .config import Recipe
 from .plan import BACKGROUND_MODES, PLAN_DTYPE
+from .recipe import Recipe
 
 VECTOR_FIELDS = (
     "center_y", "center_x", "height", "width",  # of the crop, relative to the image; center_x as seen after the flip

@@ -10,8 +10,9 @@ import pytest
 
 from figureground.kernels.arrays import Ragged
 from figureground.pipeline import recipes
-from figureground.pipeline.augment import Augmenter, Slots, estimate_masks, settle_backgrounds
+from figureground.pipeline.augment import Augmenter, estimate_masks
 from figureground.pipeline.plan import BACKGROUND_MODES, draw_plan
+from figureground.pipeline.tables import Slots, settle_backgrounds
 
 PLAIN = recipes.View(recipes.Crop(224, (0.2, 1.0)), flip_p=0.5)
 

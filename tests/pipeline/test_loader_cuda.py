@@ -12,9 +12,10 @@ import torch
 
 from figureground.kernels.arrays import Ragged
 from figureground.pipeline import Loader, recipes
-from figureground.pipeline.augment import Augmenter, Slots
+from figureground.pipeline.augment import Augmenter
 from figureground.pipeline.decode import Decoder
 from figureground.pipeline.plan import draw_plan
+from figureground.pipeline.tables import Slots
 from figureground.shards import MaskStore, Store
 
 pytestmark = pytest.mark.gpu

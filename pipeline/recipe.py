@@ -1,0 +1,191 @@
+"""A recipe: the views of a sample, its extra negatives, the user's own stages and the normalisation.
+
+Presets are in `recipes`. Change one with `dataclasses.replace`, or with the `with_...` methods.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from .config import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Background,
+    BackgroundMode,
+    Fill,
+    NegativeKind,
+    Negatives,
+    PatchShuffle,
+    Region,
+    Source,
+    View,
+)
+
+StagePoint = Literal["composite", "color", "normalize"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A user's own kernel in a recipe; see `Recipe.with_stage`."""
+
+    function: Callable[[Any, Any], Any]
+    after: StagePoint = "composite"
+
+    def __post_init__(self) -> None:
+        if self.after not in ("composite", "color", "normalize"):
+            raise ValueError(f"Stage: after must be 'composite', 'color' or 'normalize', got {self.after!r}")
+        if not callable(self.function):
+            raise TypeError(f"Stage: function must be callable as f(views, rows), got {type(self.function).__name__}")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The views of a sample, its extra negatives and the normalisation."""
+
+    name: str
+    views: tuple[View, ...]
+    stages: tuple[Stage, ...] = ()
+    """Kernels of the user's own, run in this order at their points."""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Per channel, of values in [0, 1]."""
+    std: tuple[float, float, float] = IMAGENET_STD
+    negatives: Negatives | None = None
+    """Extra negatives of each query, handed out by `format="dict"`; the swap negative comes before them."""
+
+    def __post_init__(self) -> None:
+        if not self.views:
+            raise ValueError("Recipe: views must hold at least one View, got none")
+        if min(self.std) <= 0:
+            raise ValueError(f"Recipe: std must be positive, got {self.std}")
+
+    @property
+    def uses_masks(self) -> bool:
+        """True if a view needs masks."""
+        return any(
+            view.background is not None or (view.patch_shuffle is not None and view.patch_shuffle.region != "all")
+            for view in self.views
+        )
+
+    @property
+    def inpaints(self) -> bool:
+        """True if a view needs the masks of its background donors."""
+        return any(v.background is not None and v.background.source == "inpainted" for v in self.views)
+
+    @property
+    def swaps(self) -> bool:
+        """True if the first view swaps its background, so that a swap negative is made."""
+        first = self.views[0].background
+        return first is not None and first.mode == "swap"
+
+    def with_background(
+        self,
+        mode: BackgroundMode,
+        *,
+        p: float = 0.2,
+        fill: Fill = "grey",
+        color: tuple[int, int, int] = (124, 116, 104),
+        min_area: float = 0.02,
+        max_area: float = 0.95,
+        source: Source = "whole",
+        other_class: bool = False,
+        views: tuple[int, ...] | None = None,
+    ) -> Recipe:
+        """Return the recipe with a background augmentation on its global views.
+
+        Parameters
+        ----------
+        mode, p, fill, color, min_area, max_area, source, other_class
+            See `Background`.
+        views : tuple of int, optional
+            Which views; by default those of the largest crop size (the global crops).
+
+        Examples
+        --------
+        >>> Recipe("two", (View(), View())).with_background("swap", p=0.3).views[1].background.p
+        0.3
+        """
+        background = Background(mode, p, fill, color, min_area, max_area, source, other_class)
+        chosen = self._chosen("with_background", views)
+        changed = tuple(replace(v, background=background) if i in chosen else v for i, v in enumerate(self.views))
+        return replace(self, views=changed)
+
+    def with_negatives(self, kind: NegativeKind, *, count: int = 1, side: tuple[int, int] = (16, 72)) -> Recipe:
+        """Return the recipe with extra negatives; see `Negatives`.
+
+        Examples
+        --------
+        >>> Recipe("one", (View(),)).with_negatives("patch", count=2).negatives.count
+        2
+        """
+        return replace(self, negatives=Negatives(kind, count, side))
+
+    def with_patch_shuffle(
+        self,
+        grid: int,
+        *,
+        p: float = 0.2,
+        fraction: float = 1.0,
+        region: Region = "all",
+        views: tuple[int, ...] | None = None,
+    ) -> Recipe:
+        """Return the recipe with shuffled patches on some views (default: the global crops); see `PatchShuffle`.
+
+        Examples
+        --------
+        >>> Recipe("one", (View(),)).with_patch_shuffle(4, region="ground").views[0].patch_shuffle.grid
+        4
+        """
+        shuffle = PatchShuffle(grid, p, fraction, region)
+        chosen = self._chosen("with_patch_shuffle", views)
+        changed = tuple(replace(v, patch_shuffle=shuffle) if i in chosen else v for i, v in enumerate(self.views))
+        return replace(self, views=changed)
+
+    def _chosen(self, method: str, views: tuple[int, ...] | None) -> tuple[int, ...]:
+        """Return the views that a method changes: the given ones, else the global crops."""
+        if views is None:
+            largest = max(view.crop.size for view in self.views)
+            return tuple(i for i, view in enumerate(self.views) if view.crop.size == largest)
+        for i in views:
+            if not 0 <= i < len(self.views):
+                raise ValueError(f"{method}: views must be in 0..{len(self.views) - 1}, got {i}")
+        return views
+
+    def with_stage(self, function: Callable[[Any, Any], Any], *, after: StagePoint = "composite") -> Recipe:
+        """Return the recipe with a kernel of the user's own.
+
+        Parameters
+        ----------
+        function : callable (views, rows) -> views
+            Gets the planar views of some samples, (n, 3, S, S), on the recipe's device (NumPy, or CuPy on a GPU, current
+            stream set), and their plan rows, (n,) PLAN_DTYPE on the host. Returns an array of the same shape and dtype,
+            which may be the same one. It must treat each row on its own, without random state: `rows["seed"]` is a key
+            for each. A batch may come in several parts, from several threads.
+        after : {"composite", "color", "normalize"}
+            After crop, flip and background (uint8); after colour, blur and solarize (uint8); after normalisation (the
+            loader's dtype; bfloat16 as uint16 bit patterns).
+
+        Examples
+        --------
+        >>> inverted = Recipe("one", (View(),)).with_stage(lambda views, rows: 255 - views, after="color")
+        >>> len(inverted.stages)
+        1
+        """
+        return replace(self, stages=(*self.stages, Stage(function, after)))
+
+    def with_size(self, size: int) -> Recipe:
+        """Return the recipe with its global views `size` px wide; smaller crops shrink in proportion."""
+        largest = max(view.crop.size for view in self.views)
+        changed = tuple(
+            replace(v, crop=replace(v.crop, size=max(1, round(v.crop.size * size / largest)))) for v in self.views
+        )
+        return replace(self, views=changed)
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that differ between recipes that draw different views."""
+        stages = [(stage.after, stage.function.__module__, stage.function.__qualname__) for stage in self.stages]
+        drawn = asdict(replace(self, stages=()))
+        return hashlib.sha256(repr((drawn, stages)).encode()).hexdigest()[:16]
