@@ -128,9 +128,7 @@ class Rig:
         """Return the pieces of a batch, each over the samples of one batch."""
         positions = self.split.positions(0)
         ids = self.order.sample_ids(1, positions)
-        listed = ids.tolist()
-        images = [self.store.image(i) for i in listed]
-        masks = [self.masks.mask(i) for i in listed]
+        images, masks = self.store.images(ids), self.masks.masks(ids)
         workers = ThreadPoolExecutor(1)
         sizes = np.tile(np.array([[HEIGHT, WIDTH]], np.int32), (len(ids), 1))
 
@@ -147,16 +145,16 @@ class Rig:
                 self.order.sample_ids(1, positions),
                 self.order.donors(1, positions, 3),
             ),
-            "read the images": lambda: [self.store.image(i) for i in listed],
-            "read the masks": lambda: [self.masks.mask(i) for i in listed],
+            "read the images": lambda: self.store.images(ids),
+            "read the masks": lambda: self.masks.masks(ids),
             "guard the images": lambda: screen_files("images", images, 3, workers),
             "guard the masks": lambda: screen_files("masks", masks, 1, workers),
             "plan two views": lambda: [
                 draw_plan(self.recipe, v, seed=0, epoch=1, samples=ids, sizes=sizes) for v in range(2)
             ],
             "tables and calls of the kernels": augment,
-            "targets": lambda: [self.store.target(i) for i in listed],
-            "keys": lambda: [self.store.key(i) for i in listed],
+            "targets": lambda: self.store.targets_of(ids),
+            "keys": lambda: self.store.keys(ids),
         }
 
     def _empty(self, shape: tuple[int, ...], kind: str) -> Any:

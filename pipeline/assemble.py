@@ -19,6 +19,7 @@ from typing import Protocol
 import numpy as np
 
 from figureground.kernels.arrays import Ragged
+from figureground.shards.pieces import Pieces
 
 from .decode import Decoded, Decoder, join_decoded
 from .order import DONOR_BLOCK, Order, Split
@@ -37,16 +38,16 @@ _MAX_ATTEMPTS = 10_000
 class ImageSource(Protocol):
     """What the assembler needs of `figureground.shards.Store`."""
 
-    def image(self, i: int, /) -> np.ndarray: ...
+    def images(self, samples: np.ndarray, /) -> Pieces: ...
     def key(self, i: int, /) -> str: ...
     def shard_of(self, i: int, /) -> int: ...
-    def target(self, i: int, /) -> int: ...
+    def targets_of(self, samples: np.ndarray, /) -> np.ndarray: ...
 
 
 class MaskSource(Protocol):
     """What the assembler needs of `figureground.shards.MaskStore`."""
 
-    def mask(self, i: int, /) -> np.ndarray | None: ...
+    def masks(self, samples: np.ndarray, wanted: np.ndarray, /) -> Pieces: ...
 
 
 class ErrorBudgetExceeded(RuntimeError):
@@ -194,13 +195,17 @@ class Assembler:
         donors, masked = self._donors(epoch, positions)
         wanted = np.concatenate([positions, np.unique(donors[donors >= 0])])
         ids = list(dict.fromkeys(self.resolve(epoch, wanted).tolist()))
-        images = [self._source.image(i) for i in ids]
-        masks = None
-        if self._mask_source is not None:
-            masks = [self._mask_source.mask(i) if i in masked or self._recipe.inpaints else None for i in ids]
-        self._decoder.submit(images, masks)
+        self._decoder.submit(*self._read(ids, None if self._recipe.inpaints else masked))
         self._pending.append(_Request(epoch, positions, donors, ids))
         self.seconds["read"] += time.perf_counter() - began
+
+    def _read(self, ids: list[int], masked: set[int] | None) -> tuple[Pieces, Pieces | None]:
+        """Return the encoded images of some samples, and the masks of those in `masked` (None: of all)."""
+        samples = np.array(ids, np.int64)
+        if self._mask_source is None:
+            return self._source.images(samples), None
+        wanted = np.ones(len(ids), bool) if masked is None else np.fromiter((i in masked for i in ids), bool, len(ids))
+        return self._source.images(samples), self._mask_source.masks(samples, wanted)
 
     def _donors(self, epoch: int, positions: np.ndarray) -> tuple[np.ndarray, set[int]]:
         """Return the positions of donors (P, V + 1), -1 where none is wanted, and the samples whose masks are."""
@@ -221,9 +226,8 @@ class Assembler:
 
     def _other_classes_first(self, epoch: int, ids: np.ndarray, donors: np.ndarray) -> np.ndarray:
         """Move donors of the sample's own class, or of none, behind the others."""
-        own = np.array([self._source.target(i) for i in ids.tolist()])
-        candidates = self.resolve(epoch, donors.reshape(-1)).tolist()
-        classes = np.array([self._source.target(i) for i in candidates]).reshape(donors.shape)
+        own = self._source.targets_of(ids)
+        classes = self._source.targets_of(self.resolve(epoch, donors.reshape(-1))).reshape(donors.shape)
         unwanted = (classes == own[:, None]) | (classes < 0) | (own[:, None] < 0)
         return np.take_along_axis(donors, np.argsort(unwanted, axis=1, kind="stable"), axis=1)
 
@@ -262,8 +266,7 @@ class Assembler:
                 if len(parts) > 1:
                     decoded = join_decoded(parts, self._mask_source is not None, decoded.images.cuda)
                 return decoded, rows
-            masks = None if self._mask_source is None else [self._mask_source.mask(i) for i in ids]
-            parts.append(self._decoder.decode([self._source.image(i) for i in ids], masks))
+            parts.append(self._decoder.decode(*self._read(ids, None)))
 
     def _plan(self, request: _Request, decoded: Decoded, rows: dict[int, int]) -> Assembled:
         recipe, epoch = self._recipe, request.epoch

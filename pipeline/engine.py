@@ -91,9 +91,9 @@ class Engine:
             "views": [self._tensor(view) for view in views],
             "masks": None if view_masks is None else [device.tensor(m).float().div_(255.0) for m in view_masks],
             "mask_valid": device.upload(slots.mask_valid[slots.image]),
-            "target": device.upload(np.array([self._store.target(i) for i in samples.tolist()], np.int64)),
+            "target": device.upload(self._store.targets_of(samples)),
             "index": device.upload(samples),
-            "key": [self._store.key(i) for i in samples.tolist()],
+            "key": self._store.keys(samples),
             "params": assembled.plans[: len(self._recipe.views)],
             "negatives": None if negatives is None else self._tensor(negatives),
         }

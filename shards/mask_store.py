@@ -15,6 +15,7 @@ from .fetched_masks import find_sidecars, load_sidecars
 from .index import load_index
 from .index_text import ShardIndex
 from .maps import Maps
+from .pieces import Pieces, cut_pieces
 from .reader import Store
 from .sidecar import MASK_EXT, Manifest, manifest_of, sidecar_path
 from .urls import shown
@@ -41,15 +42,16 @@ class MaskStore:
     Notes
     -----
     Masks are matched by key, within a shard. A key that two samples of a shard share names neither: they get no mask.
-    16 bytes a sample. Threads and pickling: as `Store`.
+    12 bytes a sample. Threads and pickling: as `Store`.
     """
 
     def __init__(
         self, store: Store, masks_dir: str | os.PathLike[str] | None = None, *, max_open: int | None = None
     ) -> None:
-        self._starts = store.starts.tolist()
+        self._starts_at = store.starts
+        self._starts = self._starts_at.tolist()
         self._offset = np.full(len(store), -1, np.int64)
-        self._size = np.zeros(len(store), np.int64)
+        self._size = np.zeros(len(store), np.uint32)
         files = find_sidecars(store, masks_dir)
         self.sidecars = [
             os.path.abspath(sidecar_path(shard, masks_dir)) if file is None else shown(file.url)
@@ -115,6 +117,23 @@ class MaskStore:
             return None
         sidecar = self._maps[bisect.bisect_right(self._starts, sample) - 1]
         return sidecar[start : start + self._size.item(sample)]
+
+    def masks(self, samples: np.ndarray, wanted: np.ndarray | None = None) -> Pieces:
+        """Return the masks of many samples, as `mask` does.
+
+        Parameters
+        ----------
+        samples : (N,) int64
+        wanted : (N,) bool, optional
+            Which of them to look up; the others come as None.
+        """
+        if len(samples) and not (samples.min() >= 0 and samples.max() < len(self)):
+            raise IndexError(f"MaskStore: samples must be in 0..{len(self) - 1}, got {samples.min()}..{samples.max()}")
+        offsets = self._offset[samples]
+        if wanted is not None:
+            offsets = np.where(wanted, offsets, -1)
+        files = np.searchsorted(self._starts_at, samples, side="right") - 1
+        return cut_pieces(self._maps, files, offsets, self._size[samples].astype(np.int64))
 
     def close(self) -> None:
         """Let the sidecars go; arrays handed out stay valid."""

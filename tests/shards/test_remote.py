@@ -125,7 +125,9 @@ def test_a_fault_in_the_middle(remote, site):
 
 def test_503_for_ever(remote, site):
     site.faults["data"].extend([503] * 1000)
-    with pytest.raises(RemoteError, match=r"data: gave up after \d+ tries in 0 s, the last failure: HTTP 503; check the network"):
+    with pytest.raises(
+        RemoteError, match=r"data: gave up after \d+ tries in 0 s, the last failure: HTTP 503; check the network"
+    ):
         read_all(remote, site.url + "data")
     assert 4 < len(site.gets("data")) < 20  # doubling pauses
 
@@ -165,7 +167,9 @@ def test_no_server(remote):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     for ask in (remote.look, remote.read):
-        with pytest.raises(RemoteError, match=r"gave up after \d+ tries .*ConnectionRefusedError.*check the network") as caught:
+        with pytest.raises(
+            RemoteError, match=r"gave up after \d+ tries .*ConnectionRefusedError.*check the network"
+        ) as caught:
             ask(f"http://127.0.0.1:{port}/data")
         assert caught.value.status is None
 
@@ -235,7 +239,9 @@ def test_what_is_not_opened(remote, url, message):
 def test_missing_package(remote, monkeypatch):
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    with pytest.raises(ImportError, match=r"a\.tar: s3:// needs a package .*s3fs.*; run pip install 'figureground\[remote\]'"):
+    with pytest.raises(
+        ImportError, match=r"a\.tar: s3:// needs a package .*s3fs.*; run pip install 'figureground\[remote\]'"
+    ):
         remote.look("s3://b/a.tar")
 
 
@@ -308,10 +314,14 @@ def test_a_small_cache(shards, folder, make_cache):
             assert cache.used_bytes <= cache.max_bytes
     assert cache.stats()["evicted"] >= 5
     sizes = sorted((path.stat().st_size for path in folder.glob("*.tar")), reverse=True)
-    with pytest.raises(ShardError, match=rf"the cache must hold two shards, {sum(sizes[:2])} bytes, got \d+; raise it$"):
+    with pytest.raises(
+        ShardError, match=rf"the cache must hold two shards, {sum(sizes[:2])} bytes, got \d+; raise it$"
+    ):
         Store(shards.url + "s/t-{000..004}.tar", cache=make_cache(max_bytes=sum(sizes[:2]) - 1))
     with Store(shards.url + "s/t-{000..004}.tar", cache=cache) as store:
-        with pytest.raises(ShardError, match=rf"two windows of 1 shards and two more, {sum(sizes[:4])} bytes, .* lower the window"):
+        with pytest.raises(
+            ShardError, match=rf"two windows of 1 shards and two more, {sum(sizes[:4])} bytes, .* lower the window"
+        ):
             store.plan_windows(1)
         cache.max_bytes = sum(sizes)
         store.plan_windows(100)  # all of it fits
@@ -350,7 +360,9 @@ def test_without_indexes(shards, folder, make_cache, caplog):
     for name in ("t-001.idx", "t-003.idx"):
         del shards.files[f"s/{name}"]
     shards.forbidden.add("s/t-003.idx")  # what S3 answers for a missing file to those who may not list
-    with pytest.raises(ShardError, match=r"t-001\.tar: has no index beside it \(2 of 5 shards\); run 'figureground index' where"):
+    with pytest.raises(
+        ShardError, match=r"t-001\.tar: has no index beside it \(2 of 5 shards\); run 'figureground index' where"
+    ):
         Store(urls, cache=make_cache(), index="require")
     largest = max(path.stat().st_size for path in folder.glob("*.tar"))
     cache = make_cache(max_bytes=int(2.2 * largest))
@@ -366,16 +378,26 @@ def test_without_indexes(shards, folder, make_cache, caplog):
 
 def test_what_is_wrong_at_the_start(shards, make_cache, caplog):
     urls = shards.url + "s/t-{000..004}.tar"
-    with pytest.raises(ShardError, match=r"must be a local file, got a URL; .* open it with Store\(\.\.\., cache=ShardCache"):
+    with pytest.raises(
+        ShardError, match=r"must be a local file, got a URL; .* open it with Store\(\.\.\., cache=ShardCache"
+    ):
         Store(urls)
-    with pytest.raises(ShardError, match=r"t-005\.tar: not found \(404\); check the URL \(3 of 8 shards are not there\)"):
+    with pytest.raises(
+        ShardError, match=r"t-005\.tar: not found \(404\); check the URL \(3 of 8 shards are not there\)"
+    ):
         Store(shards.url + "s/t-{000..007}.tar", cache=make_cache())
     with pytest.raises(RemoteError, match=r"t-005\.tar: not found \(404\); check the URL$"):
         Store(shards.url + "s/t-{000..005}.tar", cache=make_cache())
     good = shards.files["s/t-001.idx"]
     for text, message in (
-        (b"<html>no such page</html>", r"t-001\.idx: must start with 'v1.2 <samples>'.*; run 'figureground index' where the shard"),
-        (good.replace(b" 512 ", b" 99512 "), r"t-001\.idx: stale: its last member ends at byte 107512, the tar has \d+ bytes; run"),
+        (
+            b"<html>no such page</html>",
+            r"t-001\.idx: must start with 'v1.2 <samples>'.*; run 'figureground index' where the shard",
+        ),
+        (
+            good.replace(b" 512 ", b" 99512 "),
+            r"t-001\.idx: stale: its last member ends at byte 107512, the tar has \d+ bytes; run",
+        ),
     ):
         shards.files["s/t-001.idx"] = text
         with pytest.raises(ShardError, match=message):
@@ -606,7 +628,10 @@ class _Google(BaseHTTPRequestHandler):
             status, body = 200, json.dumps(self._about(name)).encode()
         else:
             prefix = parse_qs(parts.query).get("prefix", [""])[0]
-            status, body = 200, json.dumps({"items": [self._about(n) for n in self.files if n.startswith(prefix)]}).encode()
+            status, body = (
+                200,
+                json.dumps({"items": [self._about(n) for n in self.files if n.startswith(prefix)]}).encode(),
+            )
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
