@@ -166,10 +166,12 @@ def match(keys: list[bytes], masks: ShardIndex) -> tuple[np.ndarray, np.ndarray]
     ext = MASK_EXT.encode()
     number = masks.exts.index(ext) if ext in masks.exts else -1
     rows = np.flatnonzero(masks.ext == number)
-    owners = (np.searchsorted(masks.first, rows, side="right") - 1).tolist()
+    owners = np.searchsorted(masks.first, rows, side="right") - 1
+    if _same_keys(keys, masks, owners):
+        return owners, rows
     row_of: dict[bytes, int] = {}
     cuts = masks.key_at.tolist()
-    for owner, row in zip(owners, rows.tolist(), strict=True):
+    for owner, row in zip(owners.tolist(), rows.tolist(), strict=True):
         row_of[masks.keys[cuts[owner] : cuts[owner + 1]]] = row
     sample_of: dict[bytes, int] = {}
     for sample, key in enumerate(keys):
@@ -178,3 +180,13 @@ def match(keys: list[bytes], masks: ShardIndex) -> tuple[np.ndarray, np.ndarray]
     pairs = [(sample, row_of[key]) for key, sample in sample_of.items() if sample >= 0]
     found = np.array(pairs, np.int64).reshape(-1, 2)
     return found[:, 0], found[:, 1]
+
+
+def _same_keys(keys: list[bytes], masks: ShardIndex, owners: np.ndarray) -> bool:
+    """Tell whether the sidecar has a mask for each sample, in the shard's order, as the mask job writes them."""
+    count = len(keys)
+    if not np.array_equal(owners, np.arange(count)) or len(set(keys)) < count:
+        return False
+    joined = b"".join(keys)
+    lengths = np.fromiter(map(len, keys), np.int64, count)
+    return masks.keys.startswith(joined) and np.array_equal(np.diff(masks.key_at[: count + 1]), lengths)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
-import numba
 import numpy as np
 
 from .maps import Maps
@@ -94,8 +93,7 @@ def cut_pieces(maps: Maps, files: np.ndarray, offsets: np.ndarray, sizes: np.nda
     return Pieces(arrays, addresses, lengths)
 
 
-@numba.njit(nogil=True, cache=True)
-def find_rows(samples, first, ext, ranks):  # type: ignore[no-untyped-def]
+def find_rows(samples: np.ndarray, first: np.ndarray, ext: np.ndarray, ranks: np.ndarray) -> np.ndarray:
     """Find, for each sample, the row of its component whose extension ranks first.
 
     Parameters
@@ -112,16 +110,21 @@ def find_rows(samples, first, ext, ranks):  # type: ignore[no-untyped-def]
     -------
     (N,) int64
         -1 where a sample has none. Of several components of one extension, the first.
+
+    Examples
+    --------
+    >>> find_rows(np.array([1, 0]), np.array([0, 2, 3]), np.array([1, 0, 2]), np.array([0, 1, -1])).tolist()
+    [-1, 1]
     """
-    rows = np.empty(len(samples), np.int64)
-    for i in range(len(samples)):
-        best, at = 1 << 62, -1
-        for row in range(int(first[samples[i]]), int(first[samples[i] + 1])):
-            rank = ranks[ext[row]]
-            if 0 <= rank < best:
-                best, at = rank, row
-        rows[i] = at
-    return rows
+    begin, end = first[samples].astype(np.int64), first[samples + 1].astype(np.int64)
+    found, best = np.full(len(samples), -1, np.int64), np.full(len(samples), np.iinfo(np.int64).max)
+    for k in range(int((end - begin).max(initial=0))):
+        here = np.flatnonzero(begin + k < end)
+        rows = begin[here] + k
+        rank = ranks[ext[rows]]
+        better = (rank >= 0) & (rank < best[here])
+        found[here[better]], best[here[better]] = rows[better], rank[better]
+    return found
 
 
 def slim(values: np.ndarray, small: type[np.unsignedinteger[Any]]) -> np.ndarray:

@@ -160,17 +160,15 @@ class Store:
                 ranks[self._numbers[ext]] = rank
         return ranks
 
-    def _rows(self, samples: np.ndarray, ranks: np.ndarray) -> np.ndarray:
-        """Find the row of each sample's component that ranks first, -1 for none."""
-        return np.asarray(find_rows(samples, self._first, self._ext, ranks), np.int64)
-
     def _many(self, samples: Sequence[int] | np.ndarray) -> np.ndarray:
         numbers = np.ascontiguousarray(samples, np.int64)
         if len(numbers) and not (numbers.min() >= 0 and numbers.max() < len(self)):
             raise IndexError(f"Store: samples must be in 0..{len(self) - 1}, got {numbers.min()}..{numbers.max()}")
         return numbers
 
-    def _cut(self, samples: np.ndarray, rows: np.ndarray) -> Pieces:
+    def _cut(self, samples: np.ndarray, ranks: np.ndarray) -> Pieces:
+        """Cut out the component of each sample that ranks first."""
+        rows = find_rows(samples, self._first, self._ext, ranks)
         files = np.searchsorted(self._starts_at, samples, side="right") - 1
         offsets = np.where(rows >= 0, self._offset[rows].astype(np.int64), -1)
         return cut_pieces(self._maps, files, offsets, self._size[rows].astype(np.int64))
@@ -284,13 +282,17 @@ class Store:
             If the shard was changed since its index was read.
         """
         number = self._number(sample)
-        row = self._rows(np.array([number]), self._image_ranks).item()
+        row, best = -1, len(self.image_exts)
+        for candidate in range(self._first.item(number), self._first.item(number + 1)):
+            rank = self._image_ranks.item(self._ext.item(candidate))
+            if 0 <= rank < best:
+                row, best = candidate, rank
         return self._view(number, row) if row >= 0 else _NOTHING
 
     def images(self, samples: Sequence[int] | np.ndarray) -> Pieces:
         """Return the encoded images of many samples, as `image` does."""
         numbers = self._many(samples)
-        pieces = self._cut(numbers, self._rows(numbers, self._image_ranks))
+        pieces = self._cut(numbers, self._image_ranks)
         pieces.arrays = [_NOTHING if array is None else array for array in pieces.arrays]
         return pieces
 
@@ -321,7 +323,7 @@ class Store:
             if not len(rest) or ext not in self._numbers:
                 continue
             chosen = numbers[rest]
-            pieces = self._cut(chosen, self._rows(chosen, self._ranks([ext])))
+            pieces = self._cut(chosen, self._ranks([ext]))
             for i, piece in zip(rest.tolist(), pieces.arrays, strict=True):
                 value = None if piece is None else read(piece.tobytes())
                 if value is not None:
