@@ -16,6 +16,7 @@ import numpy as np
 
 from .classes import READERS
 from .errors import ShardError
+from .fingerprint import fingerprint, shard_fingerprint, status_of
 from .index import index_path, load_index
 from .index_text import ShardIndex, unescape_name
 from .maps import Maps
@@ -115,7 +116,7 @@ class Store:
             indexes, self._fetched = open_shards(found, cache, index, max_open)
             self._maps: Maps = self._fetched
         else:
-            status = np.array([_status(path) for path in self._paths], np.int64).reshape(-1, 2)
+            status = np.array([status_of(path) for path in self._paths], np.int64).reshape(-1, 2)
             indexes = _load_indexes(self._paths, index)
             self._maps = Maps(self._paths, status, max_open)
         self._digests = [found.digest for found in indexes]
@@ -349,7 +350,7 @@ class Store:
 
     def shard_fingerprint(self, shard: int) -> str:
         """Return `shard_fingerprint` of one shard, from what is known already."""
-        return _fingerprint(int(self._maps.status[shard, 0]), self._digests[shard])
+        return fingerprint(int(self._maps.status[shard, 0]), self._digests[shard])
 
     def close(self) -> None:
         """Let the shards go; arrays handed out stay valid."""
@@ -360,35 +361,6 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def shard_fingerprint(path: str | os.PathLike[str]) -> str:
-    """Return a SHA-256 of a shard's size and index: it survives a new name or place, not a new content.
-
-    Notes
-    -----
-    Reads the index, not the images: images replaced by others of equal sizes go unnoticed.
-
-    Raises
-    ------
-    ShardError
-        If the shard is missing or damaged or its index is stale.
-    """
-    tar = os.fspath(path)
-    size, _ = _status(tar)
-    return _fingerprint(size, load_index(tar).digest)
-
-
-def _fingerprint(size: int, digest: bytes) -> str:
-    return hashlib.sha256(b"%d " % size + digest).hexdigest()
-
-
-def _status(path: str) -> tuple[int, int]:
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        raise ShardError(f"{path}: the shard does not exist; check the path") from None
-    return status.st_size, status.st_mtime_ns
 
 
 def _load_indexes(paths: list[str], mode: str) -> list[ShardIndex]:
