@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Literal, Self
 import numpy as np
 
 from .classes import READERS
-from .errors import ShardError
 from .fingerprint import fingerprint, shard_fingerprint, status_of
 from .index import index_path, load_index
 from .index_text import ShardIndex, unescape_name
