@@ -117,7 +117,8 @@ class Donors:
                 donors[:, columns] = self._of_set(epoch, positions, count)[:, columns]
             else:
                 donors[:, columns] = arrange(self._within(epoch, positions, count, rule))[:, columns]
-        # The negative's image is the first of the block that is no ground of a view: both in one picture would be one image.
+        # The negative's image is the next of the block that is no ground of a view: both in one picture would be one image.
+        block = np.roll(block, -views, axis=1)
         fresh = ~(block[:, :, None] == donors[:, None, :views]).any(axis=2)
         donors[:, views] = block[np.arange(len(block)), fresh.argmax(axis=1)]
         return donors

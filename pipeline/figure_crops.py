@@ -24,7 +24,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from figureground.kernels.arrays import Ragged, array_module
+from figureground.kernels.arrays import Ragged
 from figureground.kernels.ground_share import figure_share
 from figureground.kernels.resample import full_rows, render_views
 
@@ -122,7 +122,7 @@ def settle_crops(
 
     def measure(part: slice) -> None:
         found = figure_share(_square_masks(masks, slots.image[known[part]]), relative[part])
-        shares[part] = found if array_module(found) is np else found.get()
+        shares[part] = found if isinstance(found, np.ndarray) else found.get()
 
     if masks.cuda:
         measure(slice(0, len(known)))
