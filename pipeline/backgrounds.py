@@ -20,7 +20,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -57,7 +57,7 @@ class Backgrounds:
     ShardError
         If the folder is missing or holds no image, or a shard is missing or damaged.
     ValueError
-        If a folder holds tars and images, or a shard is a URL.
+        If a folder holds tars and images, or is one of several paths, or a shard is a URL.
 
     Examples
     --------
@@ -76,11 +76,18 @@ class Backgrounds:
         self._folder, self._names = "", [""]
         self._store: Store | None = None
         self._masks: MaskStore | None = None
+        listed = [backgrounds] if isinstance(backgrounds, (str, os.PathLike)) else list(backgrounds)
+        folders = [path for path in map(os.path.expanduser, listed) if _is_image_folder(path)]
+        if folders and len(listed) > 1:
+            raise ValueError(
+                f"Loader: backgrounds must be one folder of images, or shards, got {len(listed)} paths, of which {folders[0]} is a "
+                f"folder of images; put (or link) the images into one folder"
+            )
         try:
-            if isinstance(backgrounds, (str, os.PathLike)) and _is_image_folder(os.path.expanduser(backgrounds)):
-                self._open_folder(os.path.abspath(os.path.expanduser(backgrounds)))
+            if folders:
+                self._open_folder(os.path.abspath(folders[0]))
             else:
-                self._open_shards(backgrounds)
+                self._open_shards(listed)
         except ShardError as error:
             raise ShardError(f"Loader: backgrounds must be a folder of images or local shards; {error}") from error
 
@@ -93,8 +100,7 @@ class Backgrounds:
         self.fingerprint = digest.hexdigest()
         """SHA-256 over names and sizes of the images, or of the shards': the same wherever the folder lies."""
 
-    def _open_shards(self, shards: Any) -> None:
-        listed = [shards] if isinstance(shards, (str, os.PathLike)) else list(shards)
+    def _open_shards(self, listed: list[str | Path]) -> None:
         for shard in listed:
             if is_url(os.fspath(shard)):
                 raise ValueError(
@@ -163,19 +169,19 @@ class JoinedMasks:
         return self._masks.mask(i) if ours is None or i < ours.first else ours.mask(i - ours.first)
 
 
-def _is_image_folder(path: str | os.PathLike[str]) -> bool:
+def _is_image_folder(path: str) -> bool:
     """Tell whether a path is a folder without tars (of images, then), and refuse one with both."""
     if not os.path.isdir(path):
         return False
     with os.scandir(path) as entries:
         tars = any(entry.name.endswith(".tar") for entry in entries)
-    if tars and os.path.isdir(path):
+    if tars:
         try:
-            listing = list_images(os.fspath(path))
+            listing = list_images(path)
         except ShardError:
             return False
         raise ValueError(
-            f"Loader: backgrounds must be a folder of images or of shards, got {os.fspath(path)} with tars and "
-            f"{len(listing.sources)} images; give the images a folder of their own, or name the tars ('{os.fspath(path)}/*.tar')"
+            f"Loader: backgrounds must be a folder of images or of shards, got {path} with tars and "
+            f"{len(listing.sources)} images; give the images a folder of their own, or name the tars ('{path}/*.tar')"
         )
     return not tars

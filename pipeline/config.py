@@ -128,8 +128,8 @@ class Background:
     (as in the paper's BG_Random); or its background with the largest "strip" beside the figure's box tiled over that box (Mo et
     al. 2021). The last two need the donor's mask, without which, or without any strip, the whole image is taken."""
     other_class: bool = False
-    """Take donors of another class where labels are known and the sample's block of the order has one (as Whac-A-Mole's BG Aug
-    does with ImageNet's labels); else any donor."""
+    """Take donors of another class where labels are known and one of the candidates (the sample's block of the order; of "past" and
+    "store" seven that are drawn) is of one (as Whac-A-Mole's BG Aug does with ImageNet's labels); else any donor."""
     donors: Donors = "block"
     """Where other images come from: the sample's "block" of eight in the epoch's order, which costs no further decoding; the `past`
     positions before it; or anywhere in the "store". The last two decode one more image a view that is drawn; see `donors`."""

@@ -10,9 +10,14 @@ sample meets the same ones.
     `backgrounds=`       all images of the user's set                                      1
 
 So with B samples a batch, V views and probability p, about p V B more images are decoded than B: 102 for B = 256, V = 2, p = 0.2,
-of which "past" finds many in the batch itself (half of them where `past` = B, one rank). "past" is the ring of past
-backgrounds of Mo et al. 2021, made a function of the position: nothing is kept, so the images are decoded again. At the
-start of an epoch, where fewer than `past` positions lie before p, the candidates are the first `past` + 1 of the epoch.
+of which "past" finds many in the batch itself (half of them where `past` = B, one rank). Measured with B = 64 of 200
+samples, `moco_v2`, p = 0.2: 64 images a batch for "block", 73 for "past" of 64, 82 for "store"; 1.56, 1.63 and 1.80 ms of CPU
+a sample.
+
+"past" is a queue of past backgrounds (Mo et al.'s code falls back to one), made a function of the position: nothing is kept, so
+the images are decoded again. At the start of an epoch, where fewer than `past` positions lie before p, the candidates are the
+other ones of the first `past` + 1. So it needs only what lies near, as do fetched shards, whose cache holds two windows; "store" is
+refused for these.
 
 The donors of the views of one sample differ while there are enough candidates. The swap negative's image is always of the
 block: it shows another figure, and is needed for each sample of a batch, so further decoding would double the cost.
@@ -76,7 +81,7 @@ class Donors:
     Examples
     --------
     >>> from figureground.pipeline import recipes
-    >>> recipe = recipes.moco_v2().with_background("random", donors="past", past=3)
+    >>> recipe = recipes.moco_v2().with_background("random", donors="past", past=2)
     >>> donors = Donors(Order(samples=100, shuffle=False), recipe).draw(0, np.array([50]), lambda candidates: candidates)
     >>> sorted(donors[0, :2].tolist()), donors.shape  # two views; the last column is the swap negative's
     ([48, 49], (1, 3))

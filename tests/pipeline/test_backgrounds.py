@@ -287,6 +287,11 @@ def test_messages(shards, tmp_path):
     with pytest.raises(ValueError, match=r"backgrounds must be local, .* got s3://bucket/x.tar; fetch them"):
         make(shards, RECIPE, backgrounds="s3://bucket/x.tar")
     folder = _folder(tmp_path / "good", 2)
+    with pytest.raises(
+        ValueError, match=r"must be one folder of images, or shards, got 2 paths, of which .*good is a folder"
+    ):
+        make(shards, RECIPE, backgrounds=[folder, folder / "kind 0"])
+    assert len(Backgrounds([folder], 5)) == len(Backgrounds(f"{folder}/", 5)) == 2
     for recipe in (recipes.moco_v2(32), recipes.moco_v2(32).with_background("remove")):
         with pytest.raises(ValueError, match="backgrounds must be None for a recipe whose views take no donors"):
             make(shards, recipe, backgrounds=folder)
@@ -392,3 +397,15 @@ def test_strips_depend_on_no_layout(shards, masks):
     with make(shards, RECIPE, masks=masks) as loader:
         plain = collect(loader)
     assert any(not np.array_equal(parts[0], plain[index][0]) for index, parts in whole.items())
+
+
+@pytest.mark.gpu
+def test_a_gpu_takes_the_same_backgrounds(shards, tmp_path):
+    options = {"backgrounds": _folder(tmp_path, 5), "masks": "sidecar"}
+    for recipe in (BARE, BARE.with_background("swap", p=0.7, source="strip")):
+        with make(shards, recipe, **options) as host, make(shards, recipe, device="cuda", **options) as device:
+            for left, right in zip(host, device, strict=True):
+                for rows, other in zip(left["params"], right["params"], strict=True):
+                    np.testing.assert_array_equal(rows, other)
+                for view, other in zip(left["views"], right["views"], strict=True):
+                    assert (view - other.cpu()).abs().mean() < 0.01  # nvJPEG's pixels differ a little

@@ -335,3 +335,15 @@ def test_messages(shards):
         ValueError, match="masks must be 'auto', 'sidecar' or 'kernel' for a recipe with figure crops, got None"
     ):
         make(shards, KEEP, masks=None)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("masks", ["sidecar", "kernel"])
+def test_a_gpu_takes_the_same_crops(shards, masks):
+    with make(shards, KEEP, masks=masks) as host, make(shards, KEEP, masks=masks, device="cuda") as device:
+        for left, right in zip(host, device, strict=True):
+            for rows, other in zip(left["params"], right["params"], strict=True):
+                if masks == "sidecar":  # the kernel sees nvJPEG's pixels, which differ a little
+                    np.testing.assert_array_equal(rows, other)
+                assert (other["figure_share"] >= 0).all()
+                assert (rows["crop_try"] == other["crop_try"]).mean() > 0.8
