@@ -53,7 +53,7 @@ class StubDecoder:
     Addresses are zero and the batch says that it lies on a GPU: nothing may read its pixels.
     """
 
-    depth = 2
+    depth, max_batch = 2, 1 << 30
 
     def __init__(self, *, guard: bool = True) -> None:
         self._guard = guard

@@ -14,15 +14,17 @@ import time
 from collections import Counter, defaultdict, deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from figureground.kernels.arrays import Ragged
 from figureground.shards.pieces import Pieces
 
+from .backgrounds import Backgrounds, JoinedImages
 from .decode import Decoded, Decoder, join_decoded
-from .order import DONOR_BLOCK, Order, Split
+from .donors import Donors
+from .order import Order, Split
 from .plan import draw_plan, draws_masks
 from .recipe import Recipe
 from .tables import Slots
@@ -30,8 +32,6 @@ from .windows import Ahead, WindowOrder
 
 log = logging.getLogger(__name__)
 
-EXTRA_IMAGES = 6 * DONOR_BLOCK
-"""Donors of a batch that are no members of it lie in the blocks at its two ends (and at the wrap of the last batch)."""
 _MAX_ATTEMPTS = 10_000
 
 
@@ -68,17 +68,33 @@ class Quarantine:
         Samples of this rank in an epoch.
     path : path, optional
         JSON lines are appended: {"shard", "key", "index", "reason"}.
+    backgrounds : Backgrounds, optional
+        The user's own; they have a budget of their own, the same share of the set, and one of them must be good.
     """
 
     def __init__(
-        self, source: ImageSource, shards: list[str], *, budget: float, samples: int, path: str | Path | None = None
+        self,
+        source: ImageSource,
+        shards: list[str],
+        *,
+        budget: float,
+        samples: int,
+        path: str | Path | None = None,
+        backgrounds: Backgrounds | None = None,
     ) -> None:
         if not 0.0 <= budget <= 1.0:
             raise ValueError(f"Loader: error_budget must be in [0, 1], got {budget}")
-        self._source, self._shards, self._path = source, shards, path
-        self._limit = 0 if budget == 0 else max(1, math.ceil(budget * samples))
+        self._source, self._shards, self._path, self._backgrounds = source, shards, path, backgrounds
         self._samples, self._budget = samples, budget
         self.bad: dict[int, str] = {}
+        """Reason by sample id."""
+        self.bad_backgrounds: dict[int, str] = {}
+        """Reason by number in the user's set."""
+
+    def __contains__(self, sample: int) -> bool:
+        """Tell whether a sample, or a background by its sample id, is known to be bad."""
+        ours = self._backgrounds
+        return sample in self.bad or (ours is not None and sample - ours.first in self.bad_backgrounds)
 
     def add(self, sample: int, reason: str) -> None:
         """Take note of a bad sample; once each.
@@ -88,7 +104,19 @@ class Quarantine:
         ErrorBudgetExceeded
             If this one is past the budget.
         """
-        if sample in self.bad:
+        if sample in self:
+            return
+        ours = self._backgrounds
+        if ours is not None and sample >= ours.first:
+            number = sample - ours.first
+            self.bad_backgrounds[number] = reason
+            row = {"shard": ours.shard(number), "key": ours.key(number), "index": sample, "reason": reason}
+            self._note(row, "backgrounds", self.bad_backgrounds, len(ours))
+            if len(self.bad_backgrounds) == len(ours):
+                raise ErrorBudgetExceeded(
+                    f"Loader: none of the {len(ours)} backgrounds can be decoded (last: {row['key']} in {row['shard']}: {reason}); "
+                    f"look at these files"
+                )
             return
         self.bad[sample] = reason
         row = {
@@ -97,15 +125,19 @@ class Quarantine:
             "index": sample,
             "reason": reason,
         }
-        log.warning("replaced sample %s of %s: %s", row["key"], row["shard"], reason)
+        self._note(row, "samples", self.bad, self._samples)
+
+    def _note(self, row: dict[str, Any], what: str, bad: dict[int, str], count: int) -> None:
+        """Write a row, and stop if more than the budget's share of `count` are bad."""
+        log.warning("replaced %s %s of %s: %s", what[:-1], row["key"], row["shard"], row["reason"])
         if self._path is not None:
             with open(self._path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        if len(self.bad) > self._limit:
-            counts = ", ".join(f"{n} x {why}" for why, n in Counter(self.bad.values()).most_common(3))
+        if len(bad) > (0 if self._budget == 0 else max(1, math.ceil(self._budget * count))):
+            counts = ", ".join(f"{n} x {why}" for why, n in Counter(bad.values()).most_common(3))
             raise ErrorBudgetExceeded(
-                f"Loader: {len(self.bad)} samples could not be decoded, more than error_budget = {self._budget} of "
-                f"{self._samples} allows ({counts}; last: {row['key']} in {row['shard']}); run 'figureground check' on the "
+                f"Loader: {len(bad)} {what} could not be decoded, more than error_budget = {self._budget} of "
+                f"{count} allows ({counts}; last: {row['key']} in {row['shard']}); run 'figureground check' on the "
                 f"shards, or raise error_budget"
             )
 
@@ -147,9 +179,11 @@ class Assembler:
         all_masks: bool = True,
         negatives: bool = True,
         ahead: Ahead | None = None,
+        backgrounds: Backgrounds | None = None,
     ) -> None:
         self._ahead = ahead
-        self._source, self._decoder, self._recipe = source, decoder, recipe
+        self._source, self._decoder, self._recipe = JoinedImages(source, backgrounds), decoder, recipe
+        self._donors = Donors(order, recipe, 0 if backgrounds is None else len(backgrounds))
         self._order, self.split, self._quarantine, self._mask_source = order, split, quarantine, masks
         self._negatives = negatives and recipe.swaps
         self._all_masks = all_masks or self._negatives
@@ -167,10 +201,10 @@ class Assembler:
         return len(self._pending)
 
     def resolve(self, epoch: int, positions: np.ndarray) -> np.ndarray:
-        """Return the sample ids (P,) int64 at positions, each known bad one replaced."""
-        ids = self._order.sample_ids(epoch, positions)
-        bad = self._quarantine.bad
-        if not bad:
+        """Return the sample ids (P,) int64 at positions, each known bad one replaced; see `Donors` about backgrounds."""
+        ids = self._donors.sample_ids(epoch, positions)
+        bad = self._quarantine
+        if not (bad.bad or bad.bad_backgrounds):
             return ids
         for i, position in enumerate(positions):
             attempt = 0
@@ -179,7 +213,7 @@ class Assembler:
                     raise ErrorBudgetExceeded(
                         f"Loader: no decodable sample found in {attempt} draws; are all samples bad?"
                     )
-                ids[i] = self._order.replacement(epoch, int(position), attempt)
+                ids[i] = self._donors.replacement(epoch, int(position), attempt)
                 attempt += 1
         return ids
 
@@ -192,9 +226,10 @@ class Assembler:
     def submit_positions(self, epoch: int, positions: np.ndarray) -> None:
         """Read the encoded bytes of the samples at some positions and hand them to the decoder."""
         began = time.perf_counter()
-        donors, masked = self._donors(epoch, positions)
+        donors, masked = self._draw_donors(epoch, positions)
         wanted = np.concatenate([positions, np.unique(donors[donors >= 0])])
         ids = list(dict.fromkeys(self.resolve(epoch, wanted).tolist()))
+        ids = ids[: self._decoder.max_batch]  # more than fit in (replays of scattered samples) are decoded by `_repair`
         self._decoder.submit(*self._read(ids, None if self._recipe.inpaints else masked))
         self._pending.append(_Request(epoch, positions, donors, ids))
         self.seconds["read"] += time.perf_counter() - began
@@ -207,14 +242,14 @@ class Assembler:
         wanted = np.ones(len(ids), bool) if masked is None else np.fromiter((i in masked for i in ids), bool, len(ids))
         return self._source.images(samples), self._mask_source.masks(samples, wanted)
 
-    def _donors(self, epoch: int, positions: np.ndarray) -> tuple[np.ndarray, set[int]]:
+    def _draw_donors(self, epoch: int, positions: np.ndarray) -> tuple[np.ndarray, set[int]]:
         """Return the positions of donors (P, V + 1), -1 where none is wanted, and the samples whose masks are."""
         views = len(self._recipe.views)
         ids = self.resolve(epoch, positions)
-        donors = self._order.donors(epoch, positions, max(views + 1, DONOR_BLOCK - 1))
-        if any(view.background is not None and view.background.other_class for view in self._recipe.views):
-            donors = self._other_classes_first(epoch, ids, donors)
-        donors = donors[:, : views + 1].copy()
+        other = any(view.background is not None and view.background.other_class for view in self._recipe.views)
+        donors = self._donors.draw(
+            epoch, positions, lambda found: self._other_classes_first(epoch, ids, found) if other else found
+        )
         masked = np.full(len(ids), self._all_masks)
         for view in range(views):
             masks, wanted = draws_masks(self._recipe, view, seed=self._order.seed, epoch=epoch, samples=ids)

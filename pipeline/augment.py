@@ -21,6 +21,7 @@ from figureground.kernels.blur import gaussian_blur
 from figureground.kernels.color import jitter_color, solarize
 from figureground.kernels.fourier import randomize_phase
 from figureground.kernels.ground import inpaint_figures
+from figureground.kernels.ground_strips import tile_ground
 from figureground.kernels.normalize import normalize_views
 from figureground.kernels.patches import shuffle_patches
 from figureground.kernels.resample import DONOR, KEEP, full_rows, render_views
@@ -193,7 +194,11 @@ class Augmenter:
         table = table.copy()
         table["mode"][chosen], table["donor"][chosen] = KEEP, -1
         views, view_masks = render_views(images, table, (size, size), masks=masks)
-        grounds = inpaint_figures(*render_views(images, donors, (size, size), masks=masks))
+        grounds, figures = render_views(images, donors, (size, size), masks=masks)
+        if background.source == "strip":
+            tile_ground(grounds, figures, out=grounds)
+        else:
+            inpaint_figures(grounds, figures, out=grounds)
         where = array_module(views).asarray(chosen)
         views[where] = composite_views(views[where], grounds, view_masks[where])
         return views, view_masks

@@ -13,7 +13,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 BackgroundMode = Literal["remove", "random", "swap"]
 Fill = Literal["constant", "grey", "mean", "noise"]
-Source = Literal["whole", "inpainted"]
+Source = Literal["whole", "inpainted", "strip"]
+Donors = Literal["block", "past", "store"]
 Region = Literal["all", "figure", "ground"]
 NegativeKind = Literal["patch", "texture"]
 
@@ -42,6 +43,10 @@ class Crop:
     """Range of the crop's width / height; drawn uniformly in its logarithm."""
     resize: int = 0
     """0: random crop. Else: the shorter side is resized to this many px and the centre `size` px are cut out."""
+    figure: tuple[float, float] | None = None
+    """Range of the share of the figure (of the mask's mass) that lies inside the crop; None: any. See `figure_crops`."""
+    tries: int = 10
+    """With `figure`: random crops that are drawn, 1..100; the first in the range is taken, else the nearest to it."""
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -50,6 +55,14 @@ class Crop:
             raise ValueError(f"Crop: resize must be 0 or at least size = {self.size} px, got {self.resize}")
         _range("Crop", "scale", self.scale, 1e-6, 1.0)
         _range("Crop", "ratio", self.ratio, 1e-3, 1e3)
+        if self.figure is not None:
+            _range("Crop", "figure", self.figure, 0.0, 1.0)
+            if self.resize:
+                raise ValueError(
+                    f"Crop: figure must be None for a centre crop (resize = {self.resize}), got {self.figure}"
+                )
+        if not 1 <= self.tries <= 100:
+            raise ValueError(f"Crop: tries must be 1..100, got {self.tries}")
 
 
 @dataclass(frozen=True)
@@ -111,11 +124,17 @@ class Background:
     max_area: float = 0.95
     """A mask whose mean is above this share leaves the image alone: there is no background."""
     source: Source = "whole"
-    """What of the other image becomes the ground: all of it, or its "inpainted" background, whose figure is filled from around it
-    (as in the paper's BG_Random); needs the donor's mask, without which the whole image is taken."""
+    """What of the other image becomes the ground: all of it; its "inpainted" background, whose figure is filled from around it
+    (as in the paper's BG_Random); or its background with the largest "strip" beside the figure's box tiled over that box (Mo et
+    al. 2021). The last two need the donor's mask, without which, or without any strip, the whole image is taken."""
     other_class: bool = False
-    """Take donors of another class where labels are known and the sample's block of the order has one (as Whac-A-Mole's BG Aug
-    does with ImageNet's labels); else any donor."""
+    """Take donors of another class where labels are known and one of the candidates (the sample's block of the order; of "past" and
+    "store" seven that are drawn) is of one (as Whac-A-Mole's BG Aug does with ImageNet's labels); else any donor."""
+    donors: Donors = "block"
+    """Where other images come from: the sample's "block" of eight in the epoch's order, which costs no further decoding; the `past`
+    positions before it; or anywhere in the "store". The last two decode one more image a view that is drawn; see `donors`."""
+    past: int = 256
+    """For donors="past": how many positions back, at least 1."""
 
     def __post_init__(self) -> None:
         _probability("Background", p=self.p, min_area=self.min_area, max_area=self.max_area)
@@ -123,8 +142,12 @@ class Background:
             raise ValueError(f"Background: mode must be 'remove', 'random' or 'swap', got {self.mode!r}")
         if self.fill not in ("constant", "grey", "mean", "noise"):
             raise ValueError(f"Background: fill must be 'constant', 'grey', 'mean' or 'noise', got {self.fill!r}")
-        if self.source not in ("whole", "inpainted"):
-            raise ValueError(f"Background: source must be 'whole' or 'inpainted', got {self.source!r}")
+        if self.source not in ("whole", "inpainted", "strip"):
+            raise ValueError(f"Background: source must be 'whole', 'inpainted' or 'strip', got {self.source!r}")
+        if self.donors not in ("block", "past", "store"):
+            raise ValueError(f"Background: donors must be 'block', 'past' or 'store', got {self.donors!r}")
+        if self.past < 1:
+            raise ValueError(f"Background: past must be at least 1 position, got {self.past}")
         if len(self.color) != 3 or not all(0 <= c <= 255 for c in self.color):
             raise ValueError(f"Background: color must be three values in 0..255, got {self.color}")
         if self.min_area >= self.max_area:

@@ -24,6 +24,7 @@ from figureground.shards import Store
 from .assemble import Assembled, Assembler
 from .augment import Augmenter
 from .device import Device
+from .figure_crops import settle_crops
 from .masking import Masker
 from .recipe import Recipe
 from .tables import settle_backgrounds
@@ -81,6 +82,7 @@ class Engine:
             masks, slots = self._masker.complete(assembled, self._augmenter)
         self.seconds["saliency"] += time.perf_counter() - began
         began = time.perf_counter()
+        settle_crops(self._recipe, assembled.plans, masks, slots, self._augmenter.map_chunks)
         settle_backgrounds(self._recipe, assembled.plans, slots)
         with self.device.span("augment"):
             views, view_masks, negatives = self._augmenter.augment(

@@ -14,11 +14,14 @@ import torch
 from figureground.shards import MaskStore, Store
 from figureground.shards.cache import ShardCache
 
-from .assemble import EXTRA_IMAGES, Assembler, Quarantine
+from .assemble import Assembler, Quarantine
 from .augment import Augmenter
+from .backgrounds import Backgrounds, JoinedMasks
 from .decode import Decoder
 from .device import make_device
+from .donors import check_donors, most_images, reach_of
 from .engine import ARRAY_DTYPES, Engine, Epoch
+from .figure_crops import check_masks
 from .formats import FORMATS, WITH_MASKS, WITH_NEGATIVES
 from .masking import Masker, MaskMode
 from .order import Order, Split
@@ -98,6 +101,9 @@ class Loader:
         Where shards given as URLs (s3://, gs://, https://, ...) are kept; needed for those, and shared by the ranks of a node.
     window : int
         Shards whose samples are shuffled together when shards are URLs; see `figureground.pipeline.windows`.
+    backgrounds : str, path or sequence of them, optional
+        Images of your own that become the grounds of views, instead of other samples: a folder of image files (any depth), or
+        shards. Background i has the sample id len(loader.dataset) + i in `params`. See `figureground.pipeline.backgrounds`.
 
     Raises
     ------
@@ -143,6 +149,7 @@ class Loader:
         max_pixels: int = 2**27,
         cache: ShardCache | None = None,
         window: int = 8,
+        backgrounds: str | Path | Sequence[str | Path] | None = None,
     ) -> None:
         if not isinstance(recipe, Recipe):
             raise TypeError(
@@ -168,22 +175,30 @@ class Loader:
             self._order = WindowOrder(self._store.starts, seed, shuffle, window=window)
         self._window = window if self._store.is_remote else 0
         self._split = Split(samples, batch_size, rank, world_size, drop_last)
+        self._backgrounds = None if backgrounds is None else Backgrounds(backgrounds, samples)
+        own = 0 if self._backgrounds is None else len(self._backgrounds)
+        check_donors(recipe, self._order, self._split.step, None if backgrounds is None else own)
+        check_masks(recipe, masks)
         with_masks, with_negatives = format in WITH_MASKS, format in WITH_NEGATIVES
         wanted = recipe.uses_masks or (with_masks and masks is not None)
         sidecars = MaskStore(self._store, masks_dir) if wanted and masks in ("auto", "sidecar") else None
         self._quarantine = Quarantine(
-            self._store, self._store.shards, budget=error_budget, samples=-(-samples // world_size), path=quarantine
-        )
+            self._store, self._store.shards, budget=error_budget, samples=-(-samples // world_size), path=quarantine,
+            backgrounds=self._backgrounds,
+        )  # fmt: skip
         decoder = Decoder(
-            batch_size + EXTRA_IMAGES, device=device, threads=threads, masks=sidecars is not None, max_pixels=max_pixels
-        )
+            most_images(recipe, batch_size, samples, own), device=device, threads=threads, masks=sidecars is not None,
+            max_pixels=max_pixels,
+        )  # fmt: skip
         self._engine = Engine(
             recipe,
             self._store,
             Assembler(
-                self._store, decoder, recipe, self._order, self._split, self._quarantine, masks=sidecars,
+                self._store, decoder, recipe, self._order, self._split, self._quarantine,
+                masks=None if sidecars is None else JoinedMasks(sidecars, self._backgrounds),
                 all_masks=with_masks, negatives=with_negatives,
-                ahead=Ahead(self._store, sidecars, self._order, self._split, window),
+                ahead=Ahead(self._store, sidecars, self._order, self._split, window, reach_of(recipe, samples, own)),
+                backgrounds=self._backgrounds,
             ),
             Masker(recipe, masks if wanted else None, method=method, all_samples=with_masks),
             Augmenter(
@@ -197,7 +212,7 @@ class Loader:
         self._epoch, self._position = 0, 0
         self._resumes, self._asked_epoch = True, -1  # is (epoch, position) still to be iterated? set_epoch's value
         self._running: weakref.ref[Epoch] | None = None
-        self._finalizer = weakref.finalize(self, _close, self._engine, decoder, self._store)
+        self._finalizer = weakref.finalize(self, _close, self._engine, decoder, self._store, self._backgrounds)
         self.batch_size, self.drop_last, self.num_workers = batch_size, drop_last, 0
         self.dataset, self.sampler = _Sized(samples), _Sampler(self)
 
@@ -282,6 +297,7 @@ class Loader:
             "samples": self._order.samples,
             "shards": self._store.fingerprint,
             "recipe": self._recipe.fingerprint,
+            "backgrounds": None if self._backgrounds is None else self._backgrounds.fingerprint,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -295,6 +311,7 @@ class Loader:
             If shards, recipe, seed or order differ; the message names what.
         """
         mine = self.state_dict()
+        state = {"backgrounds": None, **state}
         missing = sorted(set(mine) - set(state))
         if missing:
             raise ValueError(f"Loader: state must come from Loader.state_dict, got one without {', '.join(missing)}")
@@ -318,9 +335,11 @@ class Loader:
         -------
         dict
             "seconds" by stage of the producer thread, "trainer_waited_s", "queue_full_s", "batches", "samples",
-            "replaced" (distinct undecodable samples), and "bottleneck", a sentence.
+            "replaced" (distinct undecodable samples), "replaced_backgrounds" (those of the user's set), and "bottleneck", a
+            sentence.
         """
-        return {**self._engine.stats(), "replaced": len(self._quarantine.bad)}
+        bad = self._quarantine
+        return {**self._engine.stats(), "replaced": len(bad.bad), "replaced_backgrounds": len(bad.bad_backgrounds)}
 
     def close(self) -> None:
         """Stop the producer and free decoder, threads and files; the loader cannot be used again."""
@@ -334,7 +353,9 @@ class Loader:
         self.close()
 
 
-def _close(engine: Engine, decoder: Decoder, store: Store) -> None:
+def _close(engine: Engine, decoder: Decoder, store: Store, backgrounds: Backgrounds | None) -> None:
     engine.close()
     decoder.close()
     store.close()
+    if backgrounds is not None:
+        backgrounds.close()

@@ -59,6 +59,7 @@ class Masker:
             drawn |= plan["background"] > 0
             if view.patch_shuffle is not None and view.patch_shuffle.region != "all":
                 drawn |= plan["patch_shuffle"] > 0
+            drawn |= view.crop.figure is not None
         return batch.slots.image[drawn]
 
     def _estimate(self, images: Ragged, rows: np.ndarray, augmenter: Augmenter) -> Any:

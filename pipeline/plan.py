@@ -26,6 +26,8 @@ PLAN_DTYPE = np.dtype(
         ("view", np.int32),
         ("size", np.int32, 2),  # height, width of the upright source image [px]
         ("crop", np.float32, 4),  # x0, y0, width, height in the source [px]
+        ("crop_try", np.uint8),  # which of the crops drawn it is: above 0 only with a `Crop.figure`
+        ("figure_share", np.float32),  # share of the figure inside the crop, 0..1; -1 where it was not measured
         ("crop_clip", np.uint8),  # 1: cropped, then resized; 0: resized with context, then cropped ("eval")
         ("flip", np.uint8),  # 1: mirrored left to right, after the crop
         ("jitter", np.uint8),  # 1: colour jitter applied
@@ -39,7 +41,9 @@ PLAN_DTYPE = np.dtype(
         ("background", np.uint8),  # BACKGROUND_MODES index that is applied; 0: left alone
         ("background_drawn", np.uint8),  # the same before masks were looked at: 1 where p was met
         ("fill", np.uint8, 3),  # RGB of a constant or grey fill
-        ("donor", np.int64),  # sample id whose image is (or would be) the background; -1 if the recipe needs none
+        # Sample id whose image is (or would be) the background; -1 if the recipe needs none. From the number of samples on it
+        # is one of the user's own backgrounds: that many less is its number.
+        ("donor", np.int64),
         ("donor_size", np.int32, 2),  # height, width of the donor [px]; -1 where it was not decoded
         ("donor_crop", np.float32, 4),  # x0, y0, width, height in the donor [px]
         ("donor_flip", np.uint8),
@@ -149,6 +153,7 @@ def _draw(seed, epoch, view, samples, sizes, donors, donor_sizes, spec, rows):  
         else:
             _random_crop(h, _CROP, height, width, spec.scale, spec.log_ratio, spec.ratio, r.crop)
             r.crop_clip = 1
+        r.figure_share = -1.0
         r.flip = uniform(h, _FLIP) < spec.flip_p
         r.jitter = uniform(h, _JITTER) < spec.jitter_p
         for k in range(4):
@@ -252,19 +257,19 @@ def draws_masks(
     Returns
     -------
     masks : (N,) bool
-        The view changes its background, or shuffles patches by its mask.
+        The view changes its background, shuffles patches or chooses its crop by its mask.
     donors : (N,) bool
         The view takes its background from a donor.
     """
     samples = np.asarray(samples, np.int64)
     code, shuffle = background_code(recipe.views[view]), recipe.views[view].patch_shuffle
     by_region = shuffle is not None and shuffle.region != "all"
-    nothing = np.zeros(len(samples), bool)
+    by_figure = np.full(len(samples), recipe.views[view].crop.figure is not None)
     if not code and not by_region:
-        return nothing, nothing
+        return by_figure, np.zeros(len(samples), bool)
     rows = draw_plan(
         recipe, view, seed=seed, epoch=epoch, samples=samples, sizes=np.ones((len(samples), 2), np.int32)
     )  # fmt: skip
     drawn = rows["background_drawn"].astype(bool) & (code > 0)
     shuffled = rows["patch_shuffle"].astype(bool) & by_region
-    return drawn | shuffled, drawn & (code >= BACKGROUND_MODES.index("random"))
+    return drawn | shuffled | by_figure, drawn & (code >= BACKGROUND_MODES.index("random"))

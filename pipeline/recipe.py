@@ -15,6 +15,7 @@ from .config import (
     IMAGENET_STD,
     Background,
     BackgroundMode,
+    Donors,
     Fill,
     NegativeKind,
     Negatives,
@@ -65,14 +66,16 @@ class Recipe:
     def uses_masks(self) -> bool:
         """True if a view needs masks."""
         return any(
-            view.background is not None or (view.patch_shuffle is not None and view.patch_shuffle.region != "all")
+            view.background is not None
+            or (view.patch_shuffle is not None and view.patch_shuffle.region != "all")
+            or view.crop.figure is not None
             for view in self.views
         )
 
     @property
     def inpaints(self) -> bool:
         """True if a view needs the masks of its background donors."""
-        return any(v.background is not None and v.background.source == "inpainted" for v in self.views)
+        return any(v.background is not None and v.background.source != "whole" for v in self.views)
 
     @property
     def swaps(self) -> bool:
@@ -91,13 +94,15 @@ class Recipe:
         max_area: float = 0.95,
         source: Source = "whole",
         other_class: bool = False,
+        donors: Donors = "block",
+        past: int = 256,
         views: tuple[int, ...] | None = None,
     ) -> Recipe:
         """Return the recipe with a background augmentation on its global views.
 
         Parameters
         ----------
-        mode, p, fill, color, min_area, max_area, source, other_class
+        mode, p, fill, color, min_area, max_area, source, other_class, donors, past
             See `Background`.
         views : tuple of int, optional
             Which views; by default those of the largest crop size (the global crops).
@@ -107,7 +112,7 @@ class Recipe:
         >>> Recipe("two", (View(), View())).with_background("swap", p=0.3).views[1].background.p
         0.3
         """
-        background = Background(mode, p, fill, color, min_area, max_area, source, other_class)
+        background = Background(mode, p, fill, color, min_area, max_area, source, other_class, donors, past)
         chosen = self._chosen("with_background", views)
         changed = tuple(replace(v, background=background) if i in chosen else v for i, v in enumerate(self.views))
         return replace(self, views=changed)
@@ -141,6 +146,38 @@ class Recipe:
         shuffle = PatchShuffle(grid, p, fraction, region)
         chosen = self._chosen("with_patch_shuffle", views)
         changed = tuple(replace(v, patch_shuffle=shuffle) if i in chosen else v for i, v in enumerate(self.views))
+        return replace(self, views=changed)
+
+    def with_figure_crops(
+        self,
+        *,
+        min_share: float = 0.2,
+        max_share: float = 1.0,
+        tries: int = 10,
+        views: tuple[int, ...] | None = None,
+    ) -> Recipe:
+        """Return the recipe with random crops that hold a share of the figure within a range; see `figure_crops`.
+
+        Parameters
+        ----------
+        min_share, max_share : float
+            Of the mask's mass, in [0, 1]. `min_share` alone keeps the object in the crop; `max_share` alone loses it.
+        tries : int
+            Crops that are drawn for each view, 1..100.
+        views : tuple of int, optional
+            Which views; by default those of the largest crop size (the global crops).
+
+        Examples
+        --------
+        >>> Recipe("one", (View(),)).with_figure_crops(min_share=0.5).views[0].crop.figure
+        (0.5, 1.0)
+        """
+        chosen = self._chosen("with_figure_crops", views)
+        figure = (min_share, max_share)
+        changed = tuple(
+            replace(v, crop=replace(v.crop, figure=figure, tries=tries)) if i in chosen else v
+            for i, v in enumerate(self.views)
+        )
         return replace(self, views=changed)
 
     def _chosen(self, method: str, views: tuple[int, ...] | None) -> tuple[int, ...]:

@@ -119,7 +119,9 @@ def screen_files(
     TypeError, ValueError
         If a file is not a contiguous one-dimensional uint8 array.
     """
-    pieces = files if isinstance(files, Pieces) else Pieces.of([_checked(what, i, file) for i, file in enumerate(files)])
+    pieces = (
+        files if isinstance(files, Pieces) else Pieces.of([_checked(what, i, file) for i, file in enumerate(files)])
+    )
     given: list[np.ndarray] = [PLACEHOLDER if file is None else file for file in pieces]
     missing = np.fromiter((file is None for file in pieces), bool, len(given))
     addresses = np.where(missing, PLACEHOLDER.ctypes.data, pieces.addresses)
