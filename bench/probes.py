@@ -5,7 +5,8 @@ python -m figureground.bench probes --model encoder.pt --probe linear --json pro
 
 patches g: a g x g grid permuted: local texture stays, the global shape goes. texture: random phase: colours and
 spectrum stay, everything that is arranged goes. style w: the amplitudes of an image of another class, the own phase; here the
-answer counts twice: as the class of the shape (the image's own) and as the class of the texture (the other image's).
+answer counts twice: as the class of the shape (the image's own) and as the class of the texture (the other image's). Mean colour
+and brightness are amplitudes, so they count as texture.
 
 A classifier's outputs are the classes of the shards (else --classes); an encoder gets a k-NN or linear probe, fit on the originals
 without the image itself and the image whose amplitudes it took.
@@ -83,13 +84,14 @@ def measure_probes(
     Notes
     -----
     A classifier was not trained on these versions, nor was the probe: low numbers also tell of unfamiliar images. The shape
-    share compares two answers to the same images.
+    share compares two answers to the same images; of a model that guesses it is about 50 %.
     """
     if probe not in (None, *PROBES):
         raise ValueError(f"measure_probes: probe must be None, 'knn' or 'linear', got {probe!r}")
     labels, table = objects.classes, None if classes is None else np.asarray(classes, np.int64)
     own = np.arange(len(labels))
-    classify, versions = None, {}
+    classify = None
+    versions: dict[str, dict[str, Any]] = {}
     for version in make_versions(objects.views, labels, grids=grids, windows=windows, seed=seed):
         values = run_model(model, version.views, device=device, batch_size=batch_size)
         if probe is None:
@@ -124,7 +126,7 @@ def draw_versions(result: dict[str, Any], path: str | Path, *, title: str = "") 
     """Write a bar chart: accuracy of each version, for the styles also the share of the texture's class."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
     axes = figure.subplots()
     versions = result["versions"]
     for name, found in versions.items():
@@ -138,7 +140,7 @@ def draw_versions(result: dict[str, Any], path: str | Path, *, title: str = "") 
     axes.set(ylabel="answers [%]", ylim=(0, 100), title=title)
     axes.tick_params(axis="x", labelrotation=30)
     handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    axes.legend(handles.values(), handles.keys(), fontsize="small")
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize="small")
     figure.savefig(path, dpi=120)
 
 
