@@ -188,9 +188,10 @@ class _Lightning:
 
 
 @pytest.mark.parametrize(("first_epoch", "rank"), [(0, 0), (0, 1), (3, 0)])
-def test_solo_learn(shards, first_epoch, rank):
+def test_solo_learn(shards, monkeypatch, first_epoch, rank):
+    monkeypatch.chdir(Path(shards).parents[1])
     cfg = SimpleNamespace(
-        data=SimpleNamespace(train_path=shards, num_large_crops=2, num_small_crops=0),
+        data=SimpleNamespace(num_large_crops=2, num_small_crops=0),
         optimizer=SimpleNamespace(batch_size=BATCH),
     )
     trainer = _Lightning(rank, 2)
