@@ -23,6 +23,7 @@ VERBS = {
     "startup": "time to the first batch, memory of the index, growth of the order",
     "python_cost": "Python's own cost of a batch, decoding and kernels stubbed",
     "bggap": "accuracy on the sets of 'figureground bgsets', and the BG-gap",
+    "probes": "shape or texture: accuracy on shuffled patches, textures and styles",
     "invariance": "how invariant the neurons of an encoder are to transformations",
     "soak": "long runs, many cycles, signals: what grows, what stays behind",
     "train": "a few steps of MoCo-v2 on shards",

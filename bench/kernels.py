@@ -35,6 +35,7 @@ from figureground.kernels.resample import RENDER_DTYPE, render_views
 from figureground.kernels.saliency import METHODS, estimate_saliency
 from figureground.kernels.tiles import tile_patches
 from figureground.kernels.token_masks import patch_masks
+from figureground.kernels.turns import turn_views
 from figureground.pipeline import recipes
 from figureground.pipeline.plan import draw_plan
 
@@ -101,6 +102,9 @@ def make_cases(xp: Any, count: int) -> dict[str, Case]:
     cases |= {
         "patch shuffle, grid 7": Case(lambda: shuffle_patches(views, seeds=seeds, grid=7, out=out), 2 * pixels, count),
         "patch negatives": Case(lambda: tile_patches(views, seeds=seeds), 2 * pixels, count),
+        "turns, colour orders": Case(
+            lambda: turn_views(views, rotation=styles + 1, channel_order=styles + 3, out=out), 2 * pixels, count
+        ),
         "group mixing, 2": Case(
             lambda: mix_patches(views, seeds=seeds[: count // 2], group=2, out=out), 2 * pixels, count
         ),

@@ -1,6 +1,6 @@
 """From decoded images, masks and plans to views: the recipe of the papers, one kernel after the other.
 
-    geometry of image, mask and donor, composite (one kernel) -> colour jitter and grayscale -> blur -> patches
+    geometry of image, mask and donor, composite (one kernel) -> colour jitter and grayscale -> blur -> turns -> patches
     -> solarize and normalise (one kernel)
 
 On the CPU a batch is cut into chunks of samples that stay in cache, worked by a few threads; the kernels release the GIL. On
@@ -26,6 +26,7 @@ from figureground.kernels.normalize import normalize_views
 from figureground.kernels.patches import shuffle_patches
 from figureground.kernels.resample import DONOR, KEEP, full_rows, render_views
 from figureground.kernels.tiles import tile_patches
+from figureground.kernels.turns import turn_views
 
 from .methods import resolve_method
 from .recipe import Recipe, StagePoint
@@ -158,8 +159,9 @@ class Augmenter:
                 if not (self._masks or (query and self._swaps) or self._by_region[v]):
                     table["mask"][table["mode"] == KEEP] = -1  # nobody looks at these masks
                 geometry, mask = self._place(v, images, masks if needs else None, table, slots.mask_valid)
+                turned = self._turn_mask(mask, rows[part])
                 if view_masks is not None:
-                    view_masks[v][part] = 0 if mask is None else mask
+                    view_masks[v][part] = 0 if turned is None else turned
                 others = []
                 if query and fill is not None:
                     hard, _ = render_views(images, fill[part], shape)
@@ -172,7 +174,7 @@ class Augmenter:
                 view = self._color(geometry, rows[part])
                 if query and self._patches:
                     others += self._diminished(view, rows[part])
-                self._normalize(self._shuffle_patches(v, view, rows[part], mask), rows[part], views[v][part])
+                self._normalize(self._shuffle_patches(v, view, rows[part], turned), rows[part], views[v][part])
                 if query and negatives is not None:
                     self._normalize_negatives(others, rows[part], negatives[part])
 
@@ -219,13 +221,21 @@ class Augmenter:
         return views
 
     def _color(self, views: Any, rows: np.ndarray) -> Any:
-        """Run jitter, grayscale and blur, in place; solarize is left to the normalisation."""
+        """Run jitter, grayscale, blur and turns, in place; solarize is left to the normalisation."""
         views = self._run_stages("composite", views, rows)
         if rows["jitter"].any() or rows["grayscale"].any():
             jitter_color(views, **color_arguments(rows), out=views)
         if rows["blur"].any():
             gaussian_blur(views, np.where(rows["blur"] == 1, rows["blur_sigma"], 0).astype(np.float32), out=views)
+        if rows["rotation"].any() or rows["channel_order"].any():
+            turn_views(views, rotation=rows["rotation"], channel_order=rows["channel_order"], out=views)
         return views
+
+    def _turn_mask(self, masks: Any, rows: np.ndarray) -> Any:
+        """Return the masks of views as `_color` turns these; the masks themselves are left alone."""
+        if masks is None or not rows["rotation"].any():
+            return masks
+        return turn_views(masks[:, None], rotation=rows["rotation"])[:, 0]
 
     def _shuffle_patches(self, view: int, views: Any, rows: np.ndarray, masks: Any) -> Any:
         shuffle = self._recipe.views[view].patch_shuffle

@@ -199,8 +199,29 @@ class Negatives:
 
 
 @dataclass(frozen=True)
+class LabelAugmentation:
+    """One transformation of a view that its label is joined with (Lee, Hwang and Shin 2020, "Self-supervised label augmentation
+    via input transformations"), drawn uniformly; `label_targets.joint_targets` makes the labels."""
+
+    rotation: bool = True
+    """0, 1, 2 or 3 quarter turns to the left, of the view and its mask."""
+    colors: bool = True
+    """One of the six orders of the colour channels."""
+
+    def __post_init__(self) -> None:
+        if not (self.rotation or self.colors):
+            raise ValueError("LabelAugmentation: rotation or colors must be True, got False for both")
+
+    @property
+    def transforms(self) -> int:
+        """How many there are: 4, 6 or 24."""
+        return (4 if self.rotation else 1) * (6 if self.colors else 1)
+
+
+@dataclass(frozen=True)
 class View:
-    """One view: crop, flip, background, then colour jitter, grayscale, blur, patch shuffle, solarize, in this order."""
+    """One view: crop, flip, background, then colour jitter, grayscale, blur, label augmentation, patch shuffle, solarize, in this
+    order."""
 
     crop: Crop = field(default_factory=Crop)
     flip_p: float = 0.5
@@ -215,6 +236,7 @@ class View:
     """Values at or above it are inverted, 0..255."""
     background: Background | None = None
     patch_shuffle: PatchShuffle | None = None
+    label_augmentation: LabelAugmentation | None = None
 
     def __post_init__(self) -> None:
         _probability("View", flip_p=self.flip_p, grayscale_p=self.grayscale_p, solarize_p=self.solarize_p)

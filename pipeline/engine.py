@@ -158,22 +158,35 @@ class Epoch:
         prefetch: int,
         note: Callable[[int, int, bool], None],
     ) -> None:
-        self._engine, self._form, self._note = engine, form, note
-        self._epoch, self._start = epoch, start
-        self._batches = engine.assembler.split.batches(start)
+        self._engine, self._form, self._note, self._prefetch = engine, form, note, prefetch
         self._taken, self._over = 0, False
         self._began, self._waited_s = 0.0, 0.0
-        self._queue: queue.Queue[Any] = queue.Queue(prefetch)
+        self._begin(epoch, start)
+
+    def _begin(self, epoch: int, start: int) -> None:
+        self._epoch, self._start = epoch, start
+        self._batches = self._engine.assembler.split.batches(start)
+        self._queue: queue.Queue[Any] = queue.Queue(self._prefetch)
         stop = threading.Event()
         thread = threading.Thread(
             target=_produce,
-            args=(engine, epoch, start, self._batches, self._queue, stop),
+            args=(self._engine, epoch, start, self._batches, self._queue, stop),
             name="figureground-loader",
             daemon=True,
         )
         self._finalizer = weakref.finalize(self, _stop_thread, thread, self._queue, stop)
         _LIVE[thread] = self._finalizer
         thread.start()
+
+    @property
+    def untouched(self) -> bool:
+        """True if no batch was handed out yet, and the pass is open."""
+        return not self._taken and not self._over
+
+    def restart(self, epoch: int, start: int) -> None:
+        """Make an untouched pass one over another epoch, or from another position."""
+        self._finalizer()
+        self._begin(epoch, start)
 
     def __iter__(self) -> Epoch:
         return self

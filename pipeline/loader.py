@@ -223,11 +223,18 @@ class Loader:
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration; without it, each iteration takes the next one.
 
-        Setting the epoch that `load_state_dict` restored keeps the position inside it.
+        Setting the epoch that `load_state_dict` restored keeps the position inside it. An iteration that is open and has not
+        handed out a batch yet is the next one (Lightning makes the iterator first and sets the epoch then).
         """
         if epoch < 0:
             raise ValueError(f"Loader: epoch must not be negative, got {epoch}")
         self._asked_epoch = epoch
+        running = self._running() if self._running is not None else None
+        if running is not None and running.untouched:
+            before, now = (self._epoch, self._position), self._next_pass()
+            (self._epoch, self._position), self._asked_epoch = now, -1
+            if now != before:
+                running.restart(*now)
 
     def _stop_running(self) -> None:
         running = self._running() if self._running is not None else None
@@ -239,7 +246,7 @@ class Loader:
         """Start (or, after `load_state_dict`, continue) an epoch. An iteration that is still open is closed."""
         self._stop_running()
         self._epoch, self._position = self._next_pass()
-        self._resumes, self._asked_epoch = False, -1
+        self._resumes, self._asked_epoch = True, -1  # until a batch is handed out, an iteration does not count
         if not self._finalizer.alive:
             raise RuntimeError("Loader: this loader was closed; make a new one")
         epoch = Epoch(self._engine, FORMATS[self._format], self._epoch, self._position, self._prefetch, self._note)

@@ -48,6 +48,8 @@ PLAN_DTYPE = np.dtype(
         ("donor_crop", np.float32, 4),  # x0, y0, width, height in the donor [px]
         ("donor_flip", np.uint8),
         ("patch_shuffle", np.uint8),  # 1: the cells of a grid are permuted, by `seed`
+        ("rotation", np.uint8),  # label augmentation: quarter turns to the left, 0..3, after colour and blur
+        ("channel_order", np.uint8),  # label augmentation: row of kernels.turns.CHANNEL_ORDERS; 0: RGB
         ("seed", np.uint64),  # key of this view for per-pixel noise, patch operations and extra negatives
     ]
 )
@@ -61,6 +63,7 @@ BACKGROUND_MODES = ("none", "constant", "grey", "mean", "noise", "random", "swap
     _BACKGROUND, _GREY_LEVEL, _DONOR_FLIP, _SEED, _PATCH_SHUFFLE,
 ) = range(1, 17)  # fmt: skip
 _CROP, _DONOR_CROP = 1000, 2000
+_ROTATION, _CHANNEL_ORDER = 3000, 3001
 _TRIES = 10
 
 _SPEC_DTYPE = np.dtype(
@@ -70,6 +73,7 @@ _SPEC_DTYPE = np.dtype(
         ("sigma", np.float64, 2), ("solarize_p", np.float64), ("threshold", np.int32), ("background_p", np.float64),
         ("background", np.int32), ("color", np.uint8, 3),
         ("shuffle_p", np.float64),
+        ("rotations", np.int32), ("channel_orders", np.int32),
     ]
 )  # fmt: skip
 
@@ -96,6 +100,9 @@ def _spec(view: View) -> np.ndarray:
         spec["blur_p"], spec["sigma"] = blur.p, blur.sigma
     if view.patch_shuffle is not None:
         spec["shuffle_p"] = view.patch_shuffle.p
+    if view.label_augmentation is not None:
+        spec["rotations"] = 4 * view.label_augmentation.rotation
+        spec["channel_orders"] = 6 * view.label_augmentation.colors
     if background is not None:
         spec["background_p"], spec["color"] = background.p, background.color
         spec["background"] = background_code(view)
@@ -188,6 +195,8 @@ def _draw(seed, epoch, view, samples, sizes, donors, donor_sizes, spec, rows):  
             )
         r.donor_flip = uniform(h, _DONOR_FLIP) < spec.flip_p
         r.patch_shuffle = uniform(h, _PATCH_SHUFFLE) < spec.shuffle_p
+        r.rotation = int(uniform(h, _ROTATION) * spec.rotations)
+        r.channel_order = int(uniform(h, _CHANNEL_ORDER) * spec.channel_orders)
         r.seed = chain(h, _SEED)
 
 

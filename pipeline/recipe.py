@@ -17,6 +17,7 @@ from .config import (
     BackgroundMode,
     Donors,
     Fill,
+    LabelAugmentation,
     NegativeKind,
     Negatives,
     PatchShuffle,
@@ -177,6 +178,26 @@ class Recipe:
         changed = tuple(
             replace(v, crop=replace(v.crop, figure=figure, tries=tries)) if i in chosen else v
             for i, v in enumerate(self.views)
+        )
+        return replace(self, views=changed)
+
+    def with_label_augmentation(
+        self, *, rotation: bool = True, colors: bool = True, views: tuple[int, ...] | None = None
+    ) -> Recipe:
+        """Return the recipe with a drawn rotation and order of channels on some views (default: the global crops).
+
+        The swap negative and the other negatives of a query are turned as the query is. See `LabelAugmentation`, and
+        `label_targets.joint_targets` for the labels; `label_targets.expand_labels` makes all transformations instead.
+
+        Examples
+        --------
+        >>> Recipe("one", (View(),)).with_label_augmentation(colors=False).views[0].label_augmentation.transforms
+        4
+        """
+        augmentation = LabelAugmentation(rotation, colors)
+        chosen = self._chosen("with_label_augmentation", views)
+        changed = tuple(
+            replace(v, label_augmentation=augmentation) if i in chosen else v for i, v in enumerate(self.views)
         )
         return replace(self, views=changed)
 
