@@ -9,6 +9,8 @@ drawn. Numbering: background i of the set, in the order of paths (then of the sh
 `params["donor"]`, in the quarantine file and in its budget's message. One that cannot be decoded is replaced by another of
 the set, the same on every layout, and counts in a budget of its own: the loader's `error_budget` as a share of the set.
 
+Each one is decoded anew, at its full size, whenever it is drawn: shrink large photographs to a few hundred px first.
+
 With source="inpainted" or "strip" a background needs a mask: shards may have sidecars beside them; a folder's images get
 theirs from the saliency kernel (masks="auto" or "kernel"), else they are taken whole.
 """

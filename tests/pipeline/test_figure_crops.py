@@ -285,6 +285,10 @@ def test_broken_and_black_masks_are_none(tmp_path):
         (batch,) = loader
     known = {int(row["sample"]): row["figure_share"] >= 0 for row in batch["params"][0]}
     assert known == {0: False, 1: True, 2: False}
+    with make(str(shard), KEEP, masks="auto", batch_size=3) as loader:
+        (batch,) = loader
+    known = {int(row["sample"]): row["figure_share"] >= 0 for row in batch["params"][0]}
+    assert known == {0: False, 1: True, 2: True}  # the kernel fills in for a missing mask, not for a black one
 
 
 def test_masks_are_wanted_before_anything_is_decoded():
