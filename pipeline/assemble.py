@@ -22,6 +22,7 @@ from figureground.kernels.arrays import Ragged
 
 from .decode import Decoded, Decoder, join_decoded
 from .order import DONOR_BLOCK, Order, Split
+from .pairs import Partners
 from .plan import draw_plan, draws_masks
 from .recipe import Recipe
 from .tables import Slots
@@ -126,8 +127,11 @@ class Assembled:
 class _Request:
     epoch: int
     positions: np.ndarray
+    samples: np.ndarray  # (B,) ids
+    sources: np.ndarray | None  # (V, B) ids of the images that the views show; None: the samples' own
     donors: np.ndarray  # (B, V + 1) positions; -1 where none is wanted
-    ids: list[int]
+    ids: list[int]  # of all images
+    masked: set[int]  # those whose masks are needed
 
 
 class Assembler:
@@ -146,8 +150,9 @@ class Assembler:
         all_masks: bool = True,
         negatives: bool = True,
         ahead: Ahead | None = None,
+        partners: Partners | None = None,
     ) -> None:
-        self._ahead = ahead
+        self._ahead, self._partners = ahead, partners
         self._source, self._decoder, self._recipe = source, decoder, recipe
         self._order, self.split, self._quarantine, self._mask_source = order, split, quarantine, masks
         self._negatives = negatives and recipe.swaps
@@ -191,33 +196,60 @@ class Assembler:
     def submit_positions(self, epoch: int, positions: np.ndarray) -> None:
         """Read the encoded bytes of the samples at some positions and hand them to the decoder."""
         began = time.perf_counter()
-        donors, masked = self._donors(epoch, positions)
-        wanted = np.concatenate([positions, np.unique(donors[donors >= 0])])
-        ids = list(dict.fromkeys(self.resolve(epoch, wanted).tolist()))
-        images = [self._source.image(i) for i in ids]
+        request = self._request(epoch, positions)
+        images = [self._source.image(i) for i in request.ids]
         masks = None
         if self._mask_source is not None:
-            masks = [self._mask_source.mask(i) if i in masked or self._recipe.inpaints else None for i in ids]
+            masks = [self._mask_source.mask(i) if i in request.masked else None for i in request.ids]
         self._decoder.submit(images, masks)
-        self._pending.append(_Request(epoch, positions, donors, ids))
+        self._pending.append(request)
         self.seconds["read"] += time.perf_counter() - began
 
-    def _donors(self, epoch: int, positions: np.ndarray) -> tuple[np.ndarray, set[int]]:
+    def _request(self, epoch: int, positions: np.ndarray) -> _Request:
+        """Find out what a batch needs, as far as bad samples are known."""
+        samples = self.resolve(epoch, positions)
+        sources = None if self._partners is None else self._sources(epoch, samples, self._partners)
+        donors, masked = self._donors(epoch, positions, samples, sources)
+        wanted = [samples, self.resolve(epoch, np.unique(donors[donors >= 0]))]
+        if sources is not None:
+            wanted.append(np.unique(sources))
+        ids = list(dict.fromkeys(np.concatenate(wanted).tolist()))
+        return _Request(epoch, positions, samples, sources, donors, ids, set(ids) if self._recipe.inpaints else masked)
+
+    def _sources(self, epoch: int, samples: np.ndarray, partners: Partners) -> np.ndarray:
+        """Return the sample ids (V, P) whose images the views show; of a known bad partner the sample's own."""
+        sources = partners.draw(epoch, samples)
+        if self._quarantine.bad:
+            bad = np.isin(sources, list(self._quarantine.bad))
+            sources = np.where(bad, samples, sources)
+        return sources
+
+    def _donors(
+        self, epoch: int, positions: np.ndarray, ids: np.ndarray, sources: np.ndarray | None
+    ) -> tuple[np.ndarray, set[int]]:
         """Return the positions of donors (P, V + 1), -1 where none is wanted, and the samples whose masks are."""
         views = len(self._recipe.views)
-        ids = self.resolve(epoch, positions)
-        donors = self._order.donors(epoch, positions, max(views + 1, DONOR_BLOCK - 1))
+        donors = self._order.donors(epoch, positions, max(views + 1 + (sources is not None), DONOR_BLOCK - 1))
         if any(view.background is not None and view.background.other_class for view in self._recipe.views):
             donors = self._other_classes_first(epoch, ids, donors)
+        if sources is not None:
+            self._other_than_shown(epoch, sources, donors)
         donors = donors[:, : views + 1].copy()
-        masked = np.full(len(ids), self._all_masks)
+        masked = set(ids.tolist() if sources is None else sources.reshape(-1).tolist()) if self._all_masks else set()
         for view in range(views):
             masks, wanted = draws_masks(self._recipe, view, seed=self._order.seed, epoch=epoch, samples=ids)
             donors[~wanted, view] = -1
-            masked |= masks
+            masked.update((ids if sources is None else sources[view])[masks].tolist())
         if not self._negatives:
             donors[:, views] = -1
-        return donors, set(ids[masked].tolist())
+        return donors, masked
+
+    def _other_than_shown(self, epoch: int, sources: np.ndarray, donors: np.ndarray) -> None:
+        """Replace donors that are the very image that the view shows, in place, by the last ones."""
+        for column, view in enumerate([*range(len(sources)), 0]):  # the negative shows the first view's ground
+            if self._recipe.views[view].pair is not None and self._recipe.views[view].background is not None:
+                same = self.resolve(epoch, donors[:, column]) == sources[view]
+                donors[same, column] = donors[same, -1]
 
     def _other_classes_first(self, epoch: int, ids: np.ndarray, donors: np.ndarray) -> np.ndarray:
         """Move donors of the sample's own class, or of none, behind the others."""
@@ -234,7 +266,7 @@ class Assembler:
         decoded = self._decoder.collect()
         self.seconds["decode (waiting)"] += time.perf_counter() - began
         began = time.perf_counter()
-        assembled = self._plan(request, *self._repair(request, decoded))
+        assembled = self._plan(*self._repair(request, decoded))
         self.seconds["plan"] += time.perf_counter() - began
         return assembled
 
@@ -244,35 +276,40 @@ class Assembler:
             self._pending.popleft()
             self._decoder.collect()
 
-    def _repair(self, request: _Request, decoded: Decoded) -> tuple[Decoded, dict[int, int]]:
-        """Replace what could not be decoded; return the images and the row of each sample id."""
-        rows = {}
-        parts, first, ids = [decoded], 0, request.ids
+    def _repair(self, request: _Request, decoded: Decoded) -> tuple[_Request, Decoded, dict[int, int]]:
+        """Replace what could not be decoded; return what is needed now, the images and the row of each sample id."""
+        rows: dict[int, int] = {}
+        parts, first, ids, have_masks = [decoded], 0, request.ids, set(request.masked)
         while True:
-            part = parts[-1]
+            part, complete = parts[-1], True
             for row, sample in enumerate(ids):
                 if part.valid[row]:
                     rows[sample] = first + row
                 else:
+                    complete = False
                     self._quarantine.add(sample, part.reasons[row] or "could not be decoded")
+            if complete:
+                break
             first += len(ids)
-            wanted = np.concatenate([request.positions, np.unique(request.donors[request.donors >= 0])])
-            ids = [i for i in dict.fromkeys(self.resolve(request.epoch, wanted).tolist()) if i not in rows]
+            request = self._request(request.epoch, request.positions)
+            ids = [i for i in request.ids if i not in rows or (i in request.masked and i not in have_masks)]
             if not ids:
-                if len(parts) > 1:
-                    decoded = join_decoded(parts, self._mask_source is not None, decoded.images.cuda)
-                return decoded, rows
+                break
             masks = None if self._mask_source is None else [self._mask_source.mask(i) for i in ids]
+            have_masks.update(ids)
             parts.append(self._decoder.decode([self._source.image(i) for i in ids], masks))
+        if len(parts) > 1:
+            decoded = join_decoded(parts, self._mask_source is not None, decoded.images.cuda)
+        return request, decoded, rows
 
     def _plan(self, request: _Request, decoded: Decoded, rows: dict[int, int]) -> Assembled:
-        recipe, epoch = self._recipe, request.epoch
-        samples = self.resolve(epoch, request.positions)
+        recipe, epoch, samples, sources = self._recipe, request.epoch, request.samples, request.sources
         image = np.array([rows[i] for i in samples.tolist()], np.int32)
         sizes = decoded.images.sizes
         slots = Slots(
-            image, np.full((len(recipe.views) + 1, len(samples)), -1, np.int32), decoded.mask_valid, decoded.mask_area
-        )
+            image, np.full((len(recipe.views) + 1, len(samples)), -1, np.int32), decoded.mask_valid, decoded.mask_area,
+            None if sources is None else np.array([[rows[i] for i in ids] for ids in sources.tolist()], np.int32),
+        )  # fmt: skip
         plans = []
         for view in range(len(recipe.views) + int(self._negatives)):
             wanted = request.donors[:, view] >= 0
@@ -281,10 +318,11 @@ class Assembler:
                 donors[wanted] = self.resolve(epoch, request.donors[wanted, view])
                 slots.donor[view, wanted] = [rows[i] for i in donors[wanted].tolist()]
                 donor_sizes[wanted] = sizes[slots.donor[view, wanted]]
+            shown = view if view < len(recipe.views) else 0
             plans.append(
                 draw_plan(
-                    recipe, view, seed=self._order.seed, epoch=epoch, samples=samples, sizes=sizes[image], donors=donors,
-                    donor_sizes=donor_sizes,
+                    recipe, view, seed=self._order.seed, epoch=epoch, samples=samples, sizes=sizes[slots.of_view(shown)],
+                    donors=donors, donor_sizes=donor_sizes, sources=None if sources is None else sources[shown],
                 )
             )  # fmt: skip
         return Assembled(samples, decoded.images, decoded.masks, plans, slots)

@@ -16,6 +16,7 @@ Fill = Literal["constant", "grey", "mean", "noise"]
 Source = Literal["whole", "inpainted"]
 Region = Literal["all", "figure", "ground"]
 NegativeKind = Literal["patch", "texture"]
+PairKind = Literal["clip", "class", "group"]
 
 
 def _probability(owner: str, **values: float) -> None:
@@ -176,6 +177,31 @@ class Negatives:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """Another sample whose image a view shows, in place of the sample's own."""
+
+    kind: PairKind
+    """"clip": a frame of the same clip (samples whose keys have the same folder); "class": an image of the same target;
+    "group": of the same group, as the loader's `groups` says."""
+    gap: tuple[int, int] | None = None
+    """For "clip": range of the distance in time, before or after, counted in stored frames, both ends included; every frame
+    there is as likely. None: any other frame. 0 is the sample's own."""
+    p: float = 1.0
+    """Probability; otherwise, and where there is no such sample, the view shows the sample's own image."""
+
+    def __post_init__(self) -> None:
+        _probability("Pair", p=self.p)
+        if self.kind not in ("clip", "class", "group"):
+            raise ValueError(f"Pair: kind must be 'clip', 'class' or 'group', got {self.kind!r}")
+        if self.gap is not None and self.kind != "clip":
+            raise ValueError(f"Pair: gap must be None for kind {self.kind!r}, got {self.gap}; only clips have an order")
+        if self.gap is not None and (not 0 <= self.gap[0] <= self.gap[1] or self.gap[1] < 1):
+            raise ValueError(
+                f"Pair: gap must be (low, high) frames with 0 <= low <= high, high at least 1, got {self.gap}"
+            )
+
+
+@dataclass(frozen=True)
 class View:
     """One view: crop, flip, background, then colour jitter, grayscale, blur, patch shuffle, solarize, in this order."""
 
@@ -192,6 +218,7 @@ class View:
     """Values at or above it are inverted, 0..255."""
     background: Background | None = None
     patch_shuffle: PatchShuffle | None = None
+    pair: Pair | None = None
 
     def __post_init__(self) -> None:
         _probability("View", flip_p=self.flip_p, grayscale_p=self.grayscale_p, solarize_p=self.solarize_p)

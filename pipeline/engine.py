@@ -90,7 +90,7 @@ class Engine:
         batch = {
             "views": [self._tensor(view) for view in views],
             "masks": None if view_masks is None else [device.tensor(m).float().div_(255.0) for m in view_masks],
-            "mask_valid": device.upload(slots.mask_valid[slots.image]),
+            "mask_valid": device.upload(slots.masked),
             "target": device.upload(np.array([self._store.target(i) for i in samples.tolist()], np.int64)),
             "index": device.upload(samples),
             "key": [self._store.key(i) for i in samples.tolist()],

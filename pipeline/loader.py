@@ -22,11 +22,14 @@ from .engine import ARRAY_DTYPES, Engine, Epoch
 from .formats import FORMATS, WITH_MASKS, WITH_NEGATIVES
 from .masking import Masker, MaskMode
 from .order import Order, Split
+from .pairs import find_partners
 from .ranks import find_rank
 from .recipe import Recipe
+from .sample_groups import GroupSource, groups_fingerprint, read_groups
 from .windows import Ahead, WindowOrder
 
 _STATE_VERSION = 1
+_SIDECARS = ("groups",)  # entries of a state that are there if the loader was given the argument
 
 
 class _Sized:
@@ -98,6 +101,8 @@ class Loader:
         Where shards given as URLs (s3://, gs://, https://, ...) are kept; needed for those, and shared by the ranks of a node.
     window : int
         Shards whose samples are shuffled together when shards are URLs; see `figureground.pipeline.windows`.
+    groups : path, dict or array, optional
+        Group of each sample, for recipes with `with_pairs("group")`; see `figureground.pipeline.sample_groups`.
 
     Raises
     ------
@@ -143,6 +148,7 @@ class Loader:
         max_pixels: int = 2**27,
         cache: ShardCache | None = None,
         window: int = 8,
+        groups: GroupSource | None = None,
     ) -> None:
         if not isinstance(recipe, Recipe):
             raise TypeError(
@@ -174,8 +180,16 @@ class Loader:
         self._quarantine = Quarantine(
             self._store, self._store.shards, budget=error_budget, samples=-(-samples // world_size), path=quarantine
         )
+        labels = None if groups is None else read_groups(groups, self._store, "groups")
+        partners = find_partners(recipe, self._store, labels, seed)
+        self._sidecars = {} if labels is None else {"groups": groups_fingerprint(labels)}
+        paired = sum(view.pair is not None for view in recipe.views)
         decoder = Decoder(
-            batch_size + EXTRA_IMAGES, device=device, threads=threads, masks=sidecars is not None, max_pixels=max_pixels
+            batch_size * (1 + paired) + EXTRA_IMAGES,
+            device=device,
+            threads=threads,
+            masks=sidecars is not None,
+            max_pixels=max_pixels,
         )
         self._engine = Engine(
             recipe,
@@ -183,7 +197,7 @@ class Loader:
             Assembler(
                 self._store, decoder, recipe, self._order, self._split, self._quarantine, masks=sidecars,
                 all_masks=with_masks, negatives=with_negatives,
-                ahead=Ahead(self._store, sidecars, self._order, self._split, window),
+                ahead=Ahead(self._store, sidecars, self._order, self._split, window), partners=partners,
             ),
             Masker(recipe, masks if wanted else None, method=method, all_samples=with_masks),
             Augmenter(
@@ -282,6 +296,7 @@ class Loader:
             "samples": self._order.samples,
             "shards": self._store.fingerprint,
             "recipe": self._recipe.fingerprint,
+            **self._sidecars,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -295,12 +310,12 @@ class Loader:
             If shards, recipe, seed or order differ; the message names what.
         """
         mine = self.state_dict()
-        missing = sorted(set(mine) - set(state))
+        missing = sorted(set(mine) - set(state) - set(_SIDECARS))
         if missing:
             raise ValueError(f"Loader: state must come from Loader.state_dict, got one without {', '.join(missing)}")
         differing = [
-            f"{name} (saved {state[name]}, here {mine[name]})" for name in mine
-            if name not in ("epoch", "position") and state[name] != mine[name]
+            f"{name} (saved {state.get(name)}, here {mine.get(name)})" for name in dict.fromkeys([*mine, *_SIDECARS])
+            if name not in ("epoch", "position") and state.get(name) != mine.get(name)
         ]  # fmt: skip
         if differing:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -42,7 +43,7 @@ class Masker:
         slots, masks = batch.slots, batch.masks
         if self._mode in (None, "sidecar"):
             return masks, slots
-        rows = slots.image if self._all or self._recipe.swaps else self._wanted(batch)
+        rows = slots.shown if self._all or self._recipe.swaps else self._wanted(batch)
         if self._recipe.inpaints:
             rows = np.concatenate([rows, slots.donor[slots.donor >= 0]])
         rows = np.unique(rows)
@@ -54,12 +55,14 @@ class Masker:
         return _merge(batch, rows, made)
 
     def _wanted(self, batch: Assembled) -> np.ndarray:
-        drawn = np.zeros(len(batch.samples), bool)
-        for view, plan in zip(self._recipe.views, batch.plans, strict=False):
-            drawn |= plan["background"] > 0
+        rows = []
+        for number, view in enumerate(self._recipe.views):
+            plan = batch.plans[number]
+            drawn = plan["background"] > 0
             if view.patch_shuffle is not None and view.patch_shuffle.region != "all":
                 drawn |= plan["patch_shuffle"] > 0
-        return batch.slots.image[drawn]
+            rows.append(batch.slots.of_view(number)[drawn])
+        return np.concatenate(rows)
 
     def _estimate(self, images: Ragged, rows: np.ndarray, augmenter: Augmenter) -> Any:
         def subset(part: np.ndarray) -> Ragged:
@@ -92,4 +95,4 @@ def _merge(batch: Assembled, rows: np.ndarray, made: Any) -> tuple[Ragged, Slots
     area[rows] = host.astype(np.float64) / (255.0 * size[0] * size[1])
     owner = [batch.masks.owner if batch.masks is not None else None, made]
     masks = Ragged(addresses, sizes, 1, owner, batch.images.cuda)
-    return masks, Slots(batch.slots.image, batch.slots.donor, valid, area)
+    return masks, replace(batch.slots, mask_valid=valid, mask_area=area)

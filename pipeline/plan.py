@@ -45,6 +45,7 @@ PLAN_DTYPE = np.dtype(
         ("donor_flip", np.uint8),
         ("patch_shuffle", np.uint8),  # 1: the cells of a grid are permuted, by `seed`
         ("seed", np.uint64),  # key of this view for per-pixel noise, patch operations and extra negatives
+        ("source", np.int64),  # sample id of the image that the view shows: `sample`, or its partner (see `pairs`)
     ]
 )
 """One row of a plan. Flags are 0 or 1; parameters are drawn, and given, also where their flag is 0."""
@@ -196,6 +197,7 @@ def draw_plan(
     sizes: np.ndarray,
     donors: np.ndarray | None = None,
     donor_sizes: np.ndarray | None = None,
+    sources: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draw the parameters of one view of a batch.
 
@@ -208,11 +210,13 @@ def draw_plan(
     samples : (N,) int64
         Sample ids.
     sizes : (N, 2) int
-        Height and width of the upright source images [px].
+        Height and width of the upright images that the view shows [px].
     donors : (N,) int64, optional
         Sample id of each row's background donor.
     donor_sizes : (N, 2) int, optional
         Their heights and widths [px]; -1 where a donor was not decoded.
+    sources : (N,) int64, optional
+        Sample ids of the images that the view shows; by default the samples' own.
 
     Returns
     -------
@@ -236,6 +240,7 @@ def draw_plan(
         np.uint64(seed % 2**64), epoch, view, np.ascontiguousarray(samples, np.int64), np.ascontiguousarray(sizes, np.int32),
         np.ascontiguousarray(donors, np.int64), np.ascontiguousarray(donor_sizes, np.int32), spec, rows,
     )  # fmt: skip
+    rows["source"] = rows["sample"] if sources is None else sources
     return rows
 
 

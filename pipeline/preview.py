@@ -168,6 +168,8 @@ def describe(row: np.void) -> str:
     """Say in words what a plan row does, e.g. "crop 232x281+92+53 of 500x375, flip, blur 1.39 px"."""
     x, y, w, h = (float(v) for v in row["crop"])
     steps = [f"crop {w:.0f}x{h:.0f}+{x:.0f}+{y:.0f} of {row['size'][1]}x{row['size'][0]}"]
+    if row["source"] != row["sample"]:
+        steps.insert(0, f"image of sample {row['source']}")
     if row["flip"]:
         steps.append("flip")
     if row["background"]:

@@ -18,6 +18,8 @@ from .config import (
     Fill,
     NegativeKind,
     Negatives,
+    Pair,
+    PairKind,
     PatchShuffle,
     Region,
     Source,
@@ -141,6 +143,26 @@ class Recipe:
         shuffle = PatchShuffle(grid, p, fraction, region)
         chosen = self._chosen("with_patch_shuffle", views)
         changed = tuple(replace(v, patch_shuffle=shuffle) if i in chosen else v for i, v in enumerate(self.views))
+        return replace(self, views=changed)
+
+    def with_pairs(
+        self, kind: PairKind, *, gap: tuple[int, int] | None = None, p: float = 1.0, views: tuple[int, ...] = (1,)
+    ) -> Recipe:
+        """Return the recipe with some views (default: the second) showing another image of the clip, class or group.
+
+        Parameters
+        ----------
+        kind, gap, p
+            See `Pair`. Each view draws its own partner; `source` in its plan row says which.
+        views : tuple of int
+
+        Examples
+        --------
+        >>> Recipe("two", (View(), View())).with_pairs("clip", gap=(1, 30)).views[1].pair.gap
+        (1, 30)
+        """
+        pair, chosen = Pair(kind, gap, p), self._chosen("with_pairs", views)
+        changed = tuple(replace(v, pair=pair) if i in chosen else v for i, v in enumerate(self.views))
         return replace(self, views=changed)
 
     def _chosen(self, method: str, views: tuple[int, ...] | None) -> tuple[int, ...]:

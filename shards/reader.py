@@ -232,6 +232,10 @@ class Store:
         raw = self._keys[self._key_at[number] : self._key_at[number + 1]]
         return unescape_name(raw).decode("utf-8", "surrogateescape")
 
+    def key_bytes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return all keys in a row, (bytes,) uint8, escaped as in the indexes, and where each starts, (N + 1,) int64."""
+        return np.frombuffer(self._keys, np.uint8), self._key_at
+
     def shard_keys(self, shard: int) -> list[bytes]:
         """Return the keys of a shard's samples, escaped as in its index."""
         cuts = self._key_at[self._starts[shard] : self._starts[shard + 1] + 1].tolist()
