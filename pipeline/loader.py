@@ -26,10 +26,11 @@ from .pairs import find_partners
 from .ranks import find_rank
 from .recipe import Recipe
 from .sample_groups import GroupSource, groups_fingerprint, read_groups
+from .stratified import stratify
 from .windows import Ahead, WindowOrder
 
 _STATE_VERSION = 1
-_SIDECARS = ("groups",)  # entries of a state that are there if the loader was given the argument
+_SIDECARS = ("groups", "clusters")  # entries of a state that are there if the loader was given the argument
 
 
 class _Sized:
@@ -103,6 +104,9 @@ class Loader:
         Shards whose samples are shuffled together when shards are URLs; see `figureground.pipeline.windows`.
     groups : path, dict or array, optional
         Group of each sample, for recipes with `with_pairs("group")`; see `figureground.pipeline.sample_groups`.
+    clusters : path, dict or array, optional
+        Cluster of each sample, in the same form: no batch (of all ranks together) holds two samples of a cluster. Resuming
+        needs the same global batch size. See `figureground.pipeline.stratified`.
 
     Raises
     ------
@@ -149,6 +153,7 @@ class Loader:
         cache: ShardCache | None = None,
         window: int = 8,
         groups: GroupSource | None = None,
+        clusters: GroupSource | None = None,
     ) -> None:
         if not isinstance(recipe, Recipe):
             raise TypeError(
@@ -173,7 +178,13 @@ class Loader:
             self._store.plan_windows(window)
             self._order = WindowOrder(self._store.starts, seed, shuffle, window=window)
         self._window = window if self._store.is_remote else 0
-        self._split = Split(samples, batch_size, rank, world_size, drop_last)
+        self._sidecars: dict[str, str] = {}
+        if clusters is not None:
+            self._order, self._sidecars["clusters"] = stratify(
+                self._store, clusters, seed, shuffle=shuffle, step=batch_size * world_size, world_size=world_size,
+                drop_last=drop_last,
+            )  # fmt: skip
+        self._split = Split(self._order.samples, batch_size, rank, world_size, drop_last)
         with_masks, with_negatives = format in WITH_MASKS, format in WITH_NEGATIVES
         wanted = recipe.uses_masks or (with_masks and masks is not None)
         sidecars = MaskStore(self._store, masks_dir) if wanted and masks in ("auto", "sidecar") else None
@@ -182,7 +193,8 @@ class Loader:
         )
         labels = None if groups is None else read_groups(groups, self._store, "groups")
         partners = find_partners(recipe, self._store, labels, seed)
-        self._sidecars = {} if labels is None else {"groups": groups_fingerprint(labels)}
+        if labels is not None:
+            self._sidecars["groups"] = groups_fingerprint(labels)
         paired = sum(view.pair is not None for view in recipe.views)
         decoder = Decoder(
             batch_size * (1 + paired) + EXTRA_IMAGES,
@@ -293,7 +305,7 @@ class Loader:
             "seed": self._order.seed,
             "shuffle": self._order.shuffle,
             "window": self._window,
-            "samples": self._order.samples,
+            "samples": len(self._store),
             "shards": self._store.fingerprint,
             "recipe": self._recipe.fingerprint,
             **self._sidecars,

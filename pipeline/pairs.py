@@ -110,7 +110,7 @@ def find_partners(recipe: Recipe, store: Store, groups: np.ndarray | None, seed:
         )
     if groups is None and "group" in kinds:
         raise ValueError("Loader: groups must be given to a recipe with with_pairs('group'), got None")
-    tables = {}
+    tables: dict[str, GroupTable] = {}
     for kind in sorted(kinds):
         if kind == "clip":
             tables[kind] = group_clips(*store.key_bytes())

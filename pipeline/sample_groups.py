@@ -214,7 +214,7 @@ def _read_csv(path: Path, name: str) -> dict[str, Any]:
 def _hash_folders(keys, starts, out):  # type: ignore[no-untyped-def]
     """Hash what lies before the last slash of each key; 0 where there is nothing, or only a dot."""
     for i in range(len(starts) - 1):
-        first, end = starts[i], np.int64(-1)
+        first, end = starts[i], starts[i] - 1
         for j in range(first, starts[i + 1]):
             if keys[j] == 47:
                 end = j

@@ -43,8 +43,9 @@ class Slots:
     @property
     def masked(self) -> np.ndarray:
         """(B,) bool: has each sample a mask for the images of all its views?"""
-        valid: np.ndarray = self.mask_valid[self.image if self.source is None else self.source]
-        return valid if self.source is None else valid.all(axis=0)
+        if self.source is None:
+            return np.asarray(self.mask_valid[self.image])
+        return np.asarray(self.mask_valid[self.source].all(axis=0))
 
 
 def settle_backgrounds(recipe: Recipe, plans: list[np.ndarray], slots: Slots) -> None:
