@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections import Counter, defaultdict, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +20,7 @@ import numpy as np
 
 from figureground.kernels.arrays import Ragged
 
+from .anchors import clip_boxes, object_box
 from .decode import Decoded, Decoder, join_decoded
 from .order import DONOR_BLOCK, Order, Split
 from .pairs import Partners
@@ -42,6 +43,8 @@ class ImageSource(Protocol):
     def key(self, i: int, /) -> str: ...
     def shard_of(self, i: int, /) -> int: ...
     def target(self, i: int, /) -> int: ...
+    def has(self, ext: str, /) -> bool: ...
+    def component(self, i: int, ext: str, /) -> np.ndarray | None: ...
 
 
 class MaskSource(Protocol):
@@ -161,6 +164,11 @@ class Assembler:
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
     @property
+    def seed(self) -> int:
+        """Seed of order and plans."""
+        return self._order.seed
+
+    @property
     def depth(self) -> int:
         """Batches that may be in flight."""
         return self._decoder.depth
@@ -239,6 +247,7 @@ class Assembler:
         for view in range(views):
             masks, wanted = draws_masks(self._recipe, view, seed=self._order.seed, epoch=epoch, samples=ids)
             donors[~wanted, view] = -1
+            masks = masks | (self._recipe.views[view].crop.anchor == "object")
             masked.update((ids if sources is None else sources[view])[masks].tolist())
         if not self._negatives:
             donors[:, views] = -1
@@ -302,6 +311,17 @@ class Assembler:
             decoded = join_decoded(parts, self._mask_source is not None, decoded.images.cuda)
         return request, decoded, rows
 
+    def _boxes(self, decoded: Decoded, rows: dict[int, int]) -> np.ndarray:
+        """Return the object's box (decoded, 4) [px] in each image, from its document or mask; zeros where none is known."""
+        sizes = decoded.images.sizes
+        boxes = np.zeros((len(sizes), 4)) if decoded.mask_box is None else decoded.mask_box * sizes[:, [1, 0, 1, 0]]
+        if self._source.has("json"):
+            named = [(row, object_box(self._source.component(sample, "json"))) for sample, row in rows.items()]
+            known = np.array([row for row, box in named if box is not None], np.int64)
+            found = clip_boxes(np.array([box for _, box in named if box is not None]).reshape(-1, 4), sizes[known])
+            boxes[known[found[:, 2] > 0]] = found[found[:, 2] > 0]
+        return boxes
+
     def _plan(self, request: _Request, decoded: Decoded, rows: dict[int, int]) -> Assembled:
         recipe, epoch, samples, sources = self._recipe, request.epoch, request.samples, request.sources
         image = np.array([rows[i] for i in samples.tolist()], np.int32)
@@ -310,6 +330,8 @@ class Assembler:
             image, np.full((len(recipe.views) + 1, len(samples)), -1, np.int32), decoded.mask_valid, decoded.mask_area,
             None if sources is None else np.array([[rows[i] for i in ids] for ids in sources.tolist()], np.int32),
         )  # fmt: skip
+        if recipe.anchors:
+            slots = replace(slots, box=self._boxes(decoded, rows))
         plans = []
         for view in range(len(recipe.views) + int(self._negatives)):
             wanted = request.donors[:, view] >= 0

@@ -17,6 +17,7 @@ Source = Literal["whole", "inpainted"]
 Region = Literal["all", "figure", "ground"]
 NegativeKind = Literal["patch", "texture"]
 PairKind = Literal["clip", "class", "group"]
+Anchor = Literal["image", "object"]
 
 
 def _probability(owner: str, **values: float) -> None:
@@ -43,12 +44,16 @@ class Crop:
     """Range of the crop's width / height; drawn uniformly in its logarithm."""
     resize: int = 0
     """0: random crop. Else: the shorter side is resized to this many px and the centre `size` px are cut out."""
+    anchor: Anchor = "image"
+    """"object": a random crop's centre lies in the box of the object; see `figureground.pipeline.anchors`."""
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"Crop: size must be at least 1 px, got {self.size}")
         if self.resize and self.resize < self.size:
             raise ValueError(f"Crop: resize must be 0 or at least size = {self.size} px, got {self.resize}")
+        if self.anchor not in ("image", "object") or (self.resize and self.anchor == "object"):
+            raise ValueError(f"Crop: anchor must be 'image', or 'object' with resize 0, got {self.anchor!r}")
         _range("Crop", "scale", self.scale, 1e-6, 1.0)
         _range("Crop", "ratio", self.ratio, 1e-3, 1e3)
 

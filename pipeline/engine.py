@@ -21,6 +21,7 @@ import torch
 
 from figureground.shards import Store
 
+from .anchors import anchor_crops
 from .assemble import Assembled, Assembler
 from .augment import Augmenter
 from .device import Device
@@ -81,6 +82,8 @@ class Engine:
             masks, slots = self._masker.complete(assembled, self._augmenter)
         self.seconds["saliency"] += time.perf_counter() - began
         began = time.perf_counter()
+        if self._recipe.anchors:
+            anchor_crops(self._recipe, assembled.plans, slots, self.assembler.seed)
         settle_backgrounds(self._recipe, assembled.plans, slots)
         with self.device.span("augment"):
             views, view_masks, negatives = self._augmenter.augment(

@@ -195,6 +195,10 @@ class Loader:
         partners = find_partners(recipe, self._store, labels, seed)
         if labels is not None:
             self._sidecars["groups"] = groups_fingerprint(labels)
+        if recipe.anchors and masks is None and not self._store.has("json"):
+            raise ValueError(
+                "Loader: crops that follow objects need masks, or .json components with a box, got masks=None and no .json"
+            )
         paired = sum(view.pair is not None for view in recipe.views)
         decoder = Decoder(
             batch_size * (1 + paired) + EXTRA_IMAGES,
@@ -202,6 +206,7 @@ class Loader:
             threads=threads,
             masks=sidecars is not None,
             max_pixels=max_pixels,
+            boxes=recipe.anchors,
         )
         self._engine = Engine(
             recipe,

@@ -9,6 +9,7 @@ import numpy as np
 
 from figureground.kernels.arrays import Ragged, array_module
 
+from .anchors import boxes_of
 from .assemble import Assembled
 from .augment import Augmenter, estimate_masks
 from .methods import check_method
@@ -61,7 +62,10 @@ class Masker:
             drawn = plan["background"] > 0
             if view.patch_shuffle is not None and view.patch_shuffle.region != "all":
                 drawn |= plan["patch_shuffle"] > 0
-            rows.append(batch.slots.of_view(number)[drawn])
+            shown = batch.slots.of_view(number)
+            if view.crop.anchor == "object" and batch.slots.box is not None:
+                drawn |= batch.slots.box[shown, 2] == 0
+            rows.append(shown[drawn])
         return np.concatenate(rows)
 
     def _estimate(self, images: Ragged, rows: np.ndarray, augmenter: Augmenter) -> Any:
@@ -95,4 +99,8 @@ def _merge(batch: Assembled, rows: np.ndarray, made: Any) -> tuple[Ragged, Slots
     area[rows] = host.astype(np.float64) / (255.0 * size[0] * size[1])
     owner = [batch.masks.owner if batch.masks is not None else None, made]
     masks = Ragged(addresses, sizes, 1, owner, batch.images.cuda)
-    return masks, replace(batch.slots, mask_valid=valid, mask_area=area)
+    box = batch.slots.box
+    if box is not None:
+        unknown, box = box[rows, 2] == 0, box.copy()
+        box[rows[unknown]] = boxes_of(made)[unknown] * batch.images.sizes[rows[unknown]][:, [1, 0, 1, 0]]
+    return masks, replace(batch.slots, mask_valid=valid, mask_area=area, box=box)

@@ -45,6 +45,7 @@ PLAN_DTYPE = np.dtype(
         ("donor_flip", np.uint8),
         ("patch_shuffle", np.uint8),  # 1: the cells of a grid are permuted, by `seed`
         ("seed", np.uint64),  # key of this view for per-pixel noise, patch operations and extra negatives
+        ("box", np.float32, 4),  # x0, y0, width, height of the object [px] that the crop follows; zeros: of none
         ("source", np.int64),  # sample id of the image that the view shows: `sample`, or its partner (see `pairs`)
     ]
 )

@@ -67,9 +67,16 @@ class Recipe:
     def uses_masks(self) -> bool:
         """True if a view needs masks."""
         return any(
-            view.background is not None or (view.patch_shuffle is not None and view.patch_shuffle.region != "all")
+            view.background is not None
+            or view.crop.anchor == "object"
+            or (view.patch_shuffle is not None and view.patch_shuffle.region != "all")
             for view in self.views
         )
+
+    @property
+    def anchors(self) -> bool:
+        """True if a view's crop follows the object."""
+        return any(view.crop.anchor == "object" for view in self.views)
 
     @property
     def inpaints(self) -> bool:
@@ -163,6 +170,22 @@ class Recipe:
         """
         pair, chosen = Pair(kind, gap, p), self._chosen("with_pairs", views)
         changed = tuple(replace(v, pair=pair) if i in chosen else v for i, v in enumerate(self.views))
+        return replace(self, views=changed)
+
+    def with_object_crops(self, *, views: tuple[int, ...] | None = None) -> Recipe:
+        """Return the recipe with the crops of some views (default: the global ones) centred in the object's box.
+
+        See `figureground.pipeline.anchors` for where the box comes from.
+
+        Examples
+        --------
+        >>> Recipe("one", (View(),)).with_object_crops().views[0].crop.anchor
+        'object'
+        """
+        chosen = self._chosen("with_object_crops", views)
+        changed = tuple(
+            replace(v, crop=replace(v.crop, anchor="object")) if i in chosen else v for i, v in enumerate(self.views)
+        )
         return replace(self, views=changed)
 
     def _chosen(self, method: str, views: tuple[int, ...] | None) -> tuple[int, ...]:

@@ -31,6 +31,9 @@ class Slots:
     source: np.ndarray | None = None
     """(V, B) int32: row of the image that each view shows; None where all show the samples' own."""
 
+    box: np.ndarray | None = None
+    """(decoded, 4) float64: object's box in each image, x0, y0, width, height [px], zeros: not known; None: nobody asks."""
+
     def of_view(self, view: int) -> np.ndarray:
         """Return the rows (B,) int32 of the images that a view shows."""
         return self.image if self.source is None else self.source[view]

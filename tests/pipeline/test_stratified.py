@@ -77,7 +77,7 @@ def test_ranks_share_the_global_batches(labels, world, per_rank):
         if len(batch) == step:
             assert together[b] == batch
         else:
-            assert [] == together[b:] or set(together[b]) <= set(batch)
+            assert together[b:] == [] or set(together[b]) <= set(batch)
 
 
 def test_over_epochs_every_sample_occurs_equally():
