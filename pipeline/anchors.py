@@ -68,9 +68,9 @@ def find_boxes(addresses, sizes, valid, boxes):  # type: ignore[no-untyped-def]
         boxes[i, :] = 0.0
         if not valid[i]:
             continue
-        height, width = np.int64(sizes[i, 0]), np.int64(sizes[i, 1])
+        height, width = int(sizes[i, 0]), int(sizes[i, 1])
         pixels = numba.carray(bytes_at(addresses[i]), (height * width,))
-        left, right, top, bottom = width, np.int64(-1), height, np.int64(-1)
+        left, right, top, bottom = width, -1, height, -1
         for y in range(height):
             for x in range(width):
                 if pixels[y * width + x] >= _FIGURE:
