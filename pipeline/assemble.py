@@ -301,6 +301,8 @@ class Assembler:
                 break
             first += len(ids)
             request = self._request(request.epoch, request.positions)
+            if self._mask_source is None:
+                have_masks.update(request.masked)
             ids = [i for i in request.ids if i not in rows or (i in request.masked and i not in have_masks)]
             if not ids:
                 break
@@ -310,6 +312,14 @@ class Assembler:
         if len(parts) > 1:
             decoded = join_decoded(parts, self._mask_source is not None, decoded.images.cuda)
         return request, decoded, rows
+
+    def _source_rows(self, image: np.ndarray, sources: np.ndarray, rows: dict[int, int]) -> np.ndarray:
+        """Return the rows (V, B) of the images that the views show."""
+        found = np.tile(image, (len(sources), 1))
+        for view, of in enumerate(self._recipe.views):
+            if of.pair is not None:
+                found[view] = [rows[i] for i in sources[view].tolist()]
+        return found
 
     def _boxes(self, decoded: Decoded, rows: dict[int, int]) -> np.ndarray:
         """Return the object's box (decoded, 4) [px] in each image, from its document or mask; zeros where none is known."""
@@ -328,7 +338,7 @@ class Assembler:
         sizes = decoded.images.sizes
         slots = Slots(
             image, np.full((len(recipe.views) + 1, len(samples)), -1, np.int32), decoded.mask_valid, decoded.mask_area,
-            None if sources is None else np.array([[rows[i] for i in ids] for ids in sources.tolist()], np.int32),
+            None if sources is None else self._source_rows(image, sources, rows),
         )  # fmt: skip
         if recipe.anchors:
             slots = replace(slots, box=self._boxes(decoded, rows))

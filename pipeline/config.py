@@ -186,8 +186,8 @@ class Pair:
     """Another sample whose image a view shows, in place of the sample's own."""
 
     kind: PairKind
-    """"clip": a frame of the same clip (samples whose keys have the same folder); "class": an image of the same target;
-    "group": of the same group, as the loader's `groups` says."""
+    """"clip": a frame of the same clip (samples whose keys have the same folder, `clip/frame`); "class": an image of the same
+    target (all targets are read when the loader is made); "group": of the same group, as the loader's `groups` says."""
     gap: tuple[int, int] | None = None
     """For "clip": range of the distance in time, before or after, counted in stored frames, both ends included; every frame
     there is as likely. None: any other frame. 0 is the sample's own."""

@@ -5,8 +5,9 @@ Contrastive losses take the other samples of a batch for negatives; samples of o
 batch is the global one, of all ranks, and the order stays a pure function of (seed, epoch).
 
 A cluster of more samples than there are batches leaves out its surplus: other samples each epoch. Samples without a cluster
-are free. With B batches of G samples, the clusters lie one after another, each of at most B samples, in random order;
-dealing them to the batches in turn gives each batch G samples, and no two of one cluster.
+are free. With B batches of G samples, the clusters lie one after another, each of at most B samples, in random order; dealing
+them to the batches in turn gives each batch G samples, and no two of one cluster. Images that `with_pairs` adds to a batch are
+not looked at.
 """
 
 from __future__ import annotations

@@ -122,5 +122,5 @@ def frame_jobs(
                 replace(source, key=f"{source.key}/{number:06d}"),
                 partial(encode_frame, frame, ext, options.quality),
             )
-    except ValueError as error:
-        yield source, partial(str, error)
+    except (ValueError, cv2.error) as error:
+        yield source, partial(str, " ".join(str(error).split()))
