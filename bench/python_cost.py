@@ -30,7 +30,7 @@ from figureground.bench.throughput import default_shards
 from figureground.kernels.arrays import Ragged
 from figureground.pipeline import augment as augment_module
 from figureground.pipeline import recipes
-from figureground.pipeline.assemble import Assembler, Quarantine
+from figureground.pipeline.assemble import Assembler
 from figureground.pipeline.augment import Augmenter
 from figureground.pipeline.decode import Decoded
 from figureground.pipeline.device import make_device
@@ -38,6 +38,7 @@ from figureground.pipeline.engine import Engine
 from figureground.pipeline.masking import Masker
 from figureground.pipeline.order import Order, Split
 from figureground.pipeline.plan import draw_plan
+from figureground.pipeline.quarantine import Quarantine
 from figureground.pipeline.screen import screen_files
 from figureground.pipeline.tables import settle_backgrounds
 from figureground.shards import MaskStore, Store

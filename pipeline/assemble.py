@@ -1,145 +1,41 @@
 """Assemble batches: read, decode, replace what cannot be decoded, draw the plans.
 
 A batch is known by its number alone. Its samples come from `order`; a sample that cannot be decoded is replaced by another one
-that the same hash names, so every rank keeps its batch count and a second run makes the same choice. Background donors are
-decoded once, with the batch; see `Order.donors` for why they usually are members of it.
+that the same hash names, so every rank keeps its batch count and a second run makes the same choice. Background donors and the
+partners of pairs are decoded once, with the batch; see `donors` for why the former usually are members of it.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import math
 import time
-from collections import Counter, defaultdict, deque
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from collections import defaultdict, deque
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
 from figureground.kernels.arrays import Ragged
 from figureground.shards.pieces import Pieces
 
+from .anchors import clip_boxes, object_box
 from .backgrounds import Backgrounds, JoinedImages
 from .decode import Decoded, Decoder, join_decoded
 from .donors import Donors
 from .order import Order, Split
+from .pairs import Partners
 from .plan import draw_plan, draws_masks
+from .quarantine import ErrorBudgetExceeded, ImageSource, Quarantine
 from .recipe import Recipe
 from .tables import Slots
 from .windows import Ahead, WindowOrder
 
-log = logging.getLogger(__name__)
-
 _MAX_ATTEMPTS = 10_000
-
-
-class ImageSource(Protocol):
-    """What the assembler needs of `figureground.shards.Store`."""
-
-    def images(self, samples: np.ndarray, /) -> Pieces: ...
-    def key(self, i: int, /) -> str: ...
-    def shard_of(self, i: int, /) -> int: ...
-    def targets_of(self, samples: np.ndarray, /) -> np.ndarray: ...
 
 
 class MaskSource(Protocol):
     """What the assembler needs of `figureground.shards.MaskStore`."""
 
     def masks(self, samples: np.ndarray, wanted: np.ndarray, /) -> Pieces: ...
-
-
-class ErrorBudgetExceeded(RuntimeError):
-    """More samples could not be decoded than the loader's error budget allows."""
-
-
-class Quarantine:
-    """Remembers the samples that could not be decoded, writes them to a file, and stops past a budget.
-
-    Parameters
-    ----------
-    source : ImageSource
-    shards : list of str
-        Paths by shard number.
-    budget : float
-        Share of `samples` that may be bad: 0 allows none, else at least one is allowed.
-    samples : int
-        Samples of this rank in an epoch.
-    path : path, optional
-        JSON lines are appended: {"shard", "key", "index", "reason"}.
-    backgrounds : Backgrounds, optional
-        The user's own; they have a budget of their own, the same share of the set, and one of them must be good.
-    """
-
-    def __init__(
-        self,
-        source: ImageSource,
-        shards: list[str],
-        *,
-        budget: float,
-        samples: int,
-        path: str | Path | None = None,
-        backgrounds: Backgrounds | None = None,
-    ) -> None:
-        if not 0.0 <= budget <= 1.0:
-            raise ValueError(f"Loader: error_budget must be in [0, 1], got {budget}")
-        self._source, self._shards, self._path, self._backgrounds = source, shards, path, backgrounds
-        self._samples, self._budget = samples, budget
-        self.bad: dict[int, str] = {}
-        """Reason by sample id."""
-        self.bad_backgrounds: dict[int, str] = {}
-        """Reason by number in the user's set."""
-
-    def __contains__(self, sample: int) -> bool:
-        """Tell whether a sample, or a background by its sample id, is known to be bad."""
-        ours = self._backgrounds
-        return sample in self.bad or (ours is not None and sample - ours.first in self.bad_backgrounds)
-
-    def add(self, sample: int, reason: str) -> None:
-        """Take note of a bad sample; once each.
-
-        Raises
-        ------
-        ErrorBudgetExceeded
-            If this one is past the budget.
-        """
-        if sample in self:
-            return
-        ours = self._backgrounds
-        if ours is not None and sample >= ours.first:
-            number = sample - ours.first
-            self.bad_backgrounds[number] = reason
-            row = {"shard": ours.shard(number), "key": ours.key(number), "index": sample, "reason": reason}
-            self._note(row, "backgrounds", self.bad_backgrounds, len(ours))
-            if len(self.bad_backgrounds) == len(ours):
-                raise ErrorBudgetExceeded(
-                    f"Loader: none of the {len(ours)} backgrounds can be decoded (last: {row['key']} in {row['shard']}: {reason}); "
-                    f"look at these files"
-                )
-            return
-        self.bad[sample] = reason
-        row = {
-            "shard": self._shards[self._source.shard_of(sample)],
-            "key": self._source.key(sample),
-            "index": sample,
-            "reason": reason,
-        }
-        self._note(row, "samples", self.bad, self._samples)
-
-    def _note(self, row: dict[str, Any], what: str, bad: dict[int, str], count: int) -> None:
-        """Write a row, and stop if more than the budget's share of `count` are bad."""
-        log.warning("replaced %s %s of %s: %s", what[:-1], row["key"], row["shard"], row["reason"])
-        if self._path is not None:
-            with open(self._path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        if len(bad) > (0 if self._budget == 0 else max(1, math.ceil(self._budget * count))):
-            counts = ", ".join(f"{n} x {why}" for why, n in Counter(bad.values()).most_common(3))
-            raise ErrorBudgetExceeded(
-                f"Loader: {len(bad)} {what} could not be decoded, more than error_budget = {self._budget} of "
-                f"{count} allows ({counts}; last: {row['key']} in {row['shard']}); run 'figureground check' on the "
-                f"shards, or raise error_budget"
-            )
 
 
 @dataclass
@@ -159,8 +55,12 @@ class Assembled:
 class _Request:
     epoch: int
     positions: np.ndarray
+    samples: np.ndarray  # (B,) ids
+    sources: np.ndarray | None  # (V, B) ids of the images that the views show; None: the samples' own
     donors: np.ndarray  # (B, V + 1) positions; -1 where none is wanted
-    ids: list[int]
+    ids: list[int]  # of all images
+    masked: set[int]  # those whose masks are needed
+    decoded: Decoded | None = None  # of a batch too large for the decoder's pipeline
 
 
 class Assembler:
@@ -180,15 +80,22 @@ class Assembler:
         negatives: bool = True,
         ahead: Ahead | None = None,
         backgrounds: Backgrounds | None = None,
+        partners: Partners | None = None,
     ) -> None:
-        self._ahead = ahead
+        self._ahead, self._partners = ahead, partners
         self._source, self._decoder, self._recipe = JoinedImages(source, backgrounds), decoder, recipe
-        self._donors = Donors(order, recipe, 0 if backgrounds is None else len(backgrounds))
+        self._donors = Donors(order, recipe, 0 if backgrounds is None else len(backgrounds), len(source))
         self._order, self.split, self._quarantine, self._mask_source = order, split, quarantine, masks
         self._negatives = negatives and recipe.swaps
         self._all_masks = all_masks or self._negatives
+        self._other_class = any(view.background is not None and view.background.other_class for view in recipe.views)
         self._pending: deque[_Request] = deque()
         self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    @property
+    def seed(self) -> int:
+        """Seed of order and plans."""
+        return self._order.seed
 
     @property
     def depth(self) -> int:
@@ -226,91 +133,151 @@ class Assembler:
     def submit_positions(self, epoch: int, positions: np.ndarray) -> None:
         """Read the encoded bytes of the samples at some positions and hand them to the decoder."""
         began = time.perf_counter()
-        donors, masked = self._draw_donors(epoch, positions)
-        wanted = np.concatenate([positions, np.unique(donors[donors >= 0])])
-        ids = list(dict.fromkeys(self.resolve(epoch, wanted).tolist()))
-        ids = ids[: self._decoder.max_batch]  # more than fit in (replays of scattered samples) are decoded by `_repair`
-        self._decoder.submit(*self._read(ids, None if self._recipe.inpaints else masked))
-        self._pending.append(_Request(epoch, positions, donors, ids))
+        request = self._request(epoch, positions)
+        images, masks = self._read(request, request.ids)
+        if len(images) <= self._decoder.max_batch:
+            self._decoder.submit(images, masks)
+        else:  # a replay of samples from anywhere, each with donors of its own
+            request.decoded = self._decoder.decode(images, masks)
+        self._pending.append(request)
         self.seconds["read"] += time.perf_counter() - began
 
-    def _read(self, ids: list[int], masked: set[int] | None) -> tuple[Pieces, Pieces | None]:
-        """Return the encoded images of some samples, and the masks of those in `masked` (None: of all)."""
-        samples = np.array(ids, np.int64)
-        if self._mask_source is None:
-            return self._source.images(samples), None
-        wanted = np.ones(len(ids), bool) if masked is None else np.fromiter((i in masked for i in ids), bool, len(ids))
-        return self._source.images(samples), self._mask_source.masks(samples, wanted)
+    def _request(self, epoch: int, positions: np.ndarray) -> _Request:
+        """Find out what a batch needs, as far as bad samples are known."""
+        samples = self.resolve(epoch, positions)
+        sources = None if self._partners is None else self._sources(epoch, samples, self._partners)
+        donors, masked = self._draw_donors(epoch, positions, samples, sources)
+        wanted = [samples, self.resolve(epoch, np.unique(donors[donors >= 0]))]
+        if sources is not None:
+            wanted.append(np.unique(sources))
+        ids = list(dict.fromkeys(np.concatenate(wanted).tolist()))
+        return _Request(epoch, positions, samples, sources, donors, ids, set(ids) if self._recipe.inpaints else masked)
 
-    def _draw_donors(self, epoch: int, positions: np.ndarray) -> tuple[np.ndarray, set[int]]:
+    def _sources(self, epoch: int, samples: np.ndarray, partners: Partners) -> np.ndarray:
+        """Return the sample ids (V, P) whose images the views show; of a known bad partner the sample's own."""
+        sources = partners.draw(epoch, samples)
+        if self._quarantine.bad:
+            bad = np.isin(sources, list(self._quarantine.bad))
+            sources = np.where(bad, samples, sources)
+        return sources
+
+    def _read(self, request: _Request, ids: list[int]) -> tuple[Pieces, Pieces | None]:
+        """Return the encoded images of some samples, and the masks of those that need one."""
+        samples = np.array(ids, np.int64)
+        images, masks = self._source.images(samples), None
+        if self._mask_source is not None:
+            wanted = np.fromiter((i in request.masked for i in ids), bool, len(ids))
+            masks = self._mask_source.masks(samples, wanted)
+        return images, masks
+
+    def _draw_donors(
+        self, epoch: int, positions: np.ndarray, ids: np.ndarray, sources: np.ndarray | None
+    ) -> tuple[np.ndarray, set[int]]:
         """Return the positions of donors (P, V + 1), -1 where none is wanted, and the samples whose masks are."""
-        views = len(self._recipe.views)
-        ids = self.resolve(epoch, positions)
-        other = any(view.background is not None and view.background.other_class for view in self._recipe.views)
-        donors = self._donors.draw(
-            epoch, positions, lambda found: self._other_classes_first(epoch, ids, found) if other else found
-        )
-        masked = np.full(len(ids), self._all_masks)
-        for view in range(views):
+        views = self._recipe.views
+        donors = self._donors.draw(epoch, positions, lambda found: self._preferred_first(epoch, ids, sources, found))
+        masked = set(ids.tolist() if sources is None else sources.reshape(-1).tolist()) if self._all_masks else set()
+        for view, of in enumerate(views):
             masks, wanted = draws_masks(self._recipe, view, seed=self._order.seed, epoch=epoch, samples=ids)
             donors[~wanted, view] = -1
-            masked |= masks
+            masks = masks | (of.crop.anchor == "object")
+            masked.update((ids if sources is None else sources[view])[masks].tolist())
         if not self._negatives:
-            donors[:, views] = -1
-        return donors, set(ids[masked].tolist())
+            donors[:, len(views)] = -1
+        return donors, masked
 
-    def _other_classes_first(self, epoch: int, ids: np.ndarray, donors: np.ndarray) -> np.ndarray:
-        """Move donors of the sample's own class, or of none, behind the others."""
-        own = self._source.targets_of(ids)
-        classes = self._source.targets_of(self.resolve(epoch, donors.reshape(-1))).reshape(donors.shape)
-        unwanted = (classes == own[:, None]) | (classes < 0) | (own[:, None] < 0)
-        return np.take_along_axis(donors, np.argsort(unwanted, axis=1, kind="stable"), axis=1)
+    def _preferred_first(
+        self, epoch: int, ids: np.ndarray, sources: np.ndarray | None, found: np.ndarray
+    ) -> np.ndarray:
+        """Move candidates (P, K) behind the others if a view shows their image, or by class if the recipe says so.
+
+        With `other_class` those of the sample's own class, or of none, are unwanted.
+        """
+        if sources is None and not self._other_class:
+            return found
+        candidates = self.resolve(epoch, found.reshape(-1))
+        unwanted = np.zeros(found.shape, bool)
+        if self._other_class:
+            own, classes = self._source.targets_of(ids), self._source.targets_of(candidates).reshape(found.shape)
+            unwanted |= (classes == own[:, None]) | (classes < 0) | (own[:, None] < 0)
+        order = 1 * unwanted
+        if sources is not None:
+            order += 2 * (candidates.reshape(found.shape)[:, :, None] == sources.T[:, None, :]).any(axis=2)
+        return np.take_along_axis(found, np.argsort(order, axis=1, kind="stable"), axis=1)
 
     def collect(self) -> Assembled:
         """Wait for the oldest batch in flight and plan it; its images stay valid until the next `collect`."""
         request = self._pending.popleft()
         began = time.perf_counter()
-        decoded = self._decoder.collect()
+        decoded = request.decoded or self._decoder.collect()
         self.seconds["decode (waiting)"] += time.perf_counter() - began
         began = time.perf_counter()
-        assembled = self._plan(request, *self._repair(request, decoded))
+        assembled = self._plan(*self._repair(request, decoded))
         self.seconds["plan"] += time.perf_counter() - began
         return assembled
 
     def discard(self) -> None:
         """Forget the batches in flight."""
         while self._pending:
-            self._pending.popleft()
-            self._decoder.collect()
+            if self._pending.popleft().decoded is None:
+                self._decoder.collect()
 
-    def _repair(self, request: _Request, decoded: Decoded) -> tuple[Decoded, dict[int, int]]:
-        """Replace what could not be decoded; return the images and the row of each sample id."""
-        rows = {}
-        parts, first, ids = [decoded], 0, request.ids
+    def _repair(self, request: _Request, decoded: Decoded) -> tuple[_Request, Decoded, dict[int, int]]:
+        """Replace what could not be decoded; return what is needed now, the images and the row of each sample id."""
+        rows: dict[int, int] = {}
+        parts, first, ids, have_masks = [decoded], 0, request.ids, set(request.masked)
         while True:
-            part = parts[-1]
+            part, complete = parts[-1], True
             for row, sample in enumerate(ids):
                 if part.valid[row]:
                     rows[sample] = first + row
                 else:
+                    complete = False
                     self._quarantine.add(sample, part.reasons[row] or "could not be decoded")
+            if complete:
+                break
             first += len(ids)
-            wanted = np.concatenate([request.positions, np.unique(request.donors[request.donors >= 0])])
-            ids = [i for i in dict.fromkeys(self.resolve(request.epoch, wanted).tolist()) if i not in rows]
+            request = self._request(request.epoch, request.positions)
+            if self._mask_source is None:
+                have_masks.update(request.masked)
+            ids = [i for i in request.ids if i not in rows or (i in request.masked and i not in have_masks)]
             if not ids:
-                if len(parts) > 1:
-                    decoded = join_decoded(parts, self._mask_source is not None, decoded.images.cuda)
-                return decoded, rows
-            parts.append(self._decoder.decode(*self._read(ids, None)))
+                break
+            have_masks.update(request.masked.intersection(ids))
+            parts.append(self._decoder.decode(*self._read(request, ids)))
+        if len(parts) > 1:
+            decoded = join_decoded(parts, self._mask_source is not None, decoded.images.cuda)
+        return request, decoded, rows
+
+    def _source_rows(self, image: np.ndarray, sources: np.ndarray, rows: dict[int, int]) -> np.ndarray:
+        """Return the rows (V, B) of the images that the views show."""
+        found = np.tile(image, (len(sources), 1))
+        for view, of in enumerate(self._recipe.views):
+            if of.pair is not None:
+                found[view] = [rows[i] for i in sources[view].tolist()]
+        return found
+
+    def _boxes(self, decoded: Decoded, rows: dict[int, int]) -> np.ndarray:
+        """Return the object's box (decoded, 4) [px] in each image, from its document or mask; zeros where none is known."""
+        sizes = decoded.images.sizes
+        boxes = np.zeros((len(sizes), 4)) if decoded.mask_box is None else decoded.mask_box * sizes[:, [1, 0, 1, 0]]
+        if self._source.has("json"):
+            named = [(row, object_box(self._source.component(sample, "json"))) for sample, row in rows.items()]
+            known = np.array([row for row, box in named if box is not None], np.int64)
+            found = clip_boxes(np.array([box for _, box in named if box is not None]).reshape(-1, 4), sizes[known])
+            boxes[known[found[:, 2] > 0]] = found[found[:, 2] > 0]
+        return boxes
 
     def _plan(self, request: _Request, decoded: Decoded, rows: dict[int, int]) -> Assembled:
-        recipe, epoch = self._recipe, request.epoch
-        samples = self.resolve(epoch, request.positions)
+        recipe, epoch, samples, sources = self._recipe, request.epoch, request.samples, request.sources
         image = np.array([rows[i] for i in samples.tolist()], np.int32)
         sizes = decoded.images.sizes
         slots = Slots(
-            image, np.full((len(recipe.views) + 1, len(samples)), -1, np.int32), decoded.mask_valid, decoded.mask_area
-        )
+            image, np.full((len(recipe.views) + 1, len(samples)), -1, np.int32), decoded.mask_valid, decoded.mask_area,
+            None if sources is None else self._source_rows(image, sources, rows),
+        )  # fmt: skip
+        if recipe.anchors:
+            slots = replace(slots, box=self._boxes(decoded, rows))
         plans = []
         for view in range(len(recipe.views) + int(self._negatives)):
             wanted = request.donors[:, view] >= 0
@@ -319,10 +286,11 @@ class Assembler:
                 donors[wanted] = self.resolve(epoch, request.donors[wanted, view])
                 slots.donor[view, wanted] = [rows[i] for i in donors[wanted].tolist()]
                 donor_sizes[wanted] = sizes[slots.donor[view, wanted]]
+            shown = view if view < len(recipe.views) else 0
             plans.append(
                 draw_plan(
-                    recipe, view, seed=self._order.seed, epoch=epoch, samples=samples, sizes=sizes[image], donors=donors,
-                    donor_sizes=donor_sizes,
+                    recipe, view, seed=self._order.seed, epoch=epoch, samples=samples, sizes=sizes[slots.of_view(shown)],
+                    donors=donors, donor_sizes=donor_sizes, sources=None if sources is None else sources[shown],
                 )
             )  # fmt: skip
         return Assembled(samples, decoded.images, decoded.masks, plans, slots)

@@ -144,7 +144,7 @@ class Augmenter:
         extra = self._swaps + (recipe.negatives.count if self._patches and recipe.negatives else 0)
         negatives = empty((count, extra, *self._shape(count, sizes[0])[1:]), "view") if extra else None
         tables = [
-            render_rows(rows, slots.image, slots.donor[v], slots.mask_valid)
+            render_rows(rows, slots.of_view(v), slots.donor[v], slots.mask_valid)
             for v, rows in enumerate(plans[: len(sizes)])
         ]
         fill = negative_rows(plans[-1], slots.donor[-1]) if self._swaps else None
@@ -168,7 +168,7 @@ class Augmenter:
                     if mask is not None:
                         # Without a mask there is no background to share: the negative is the other image alone.
                         shared = mask.copy()
-                        shared[array_module(mask).asarray(~slots.mask_valid[slots.image[part]])] = 255
+                        shared[array_module(mask).asarray(~slots.mask_valid[slots.of_view(0)[part]])] = 255
                         hard = composite_views(hard, geometry, shared)
                     others.append(self._color(hard, rows[part]))
                 view = self._color(geometry, rows[part])

@@ -43,6 +43,8 @@ class _Images(Protocol):
     def key(self, i: int, /) -> str: ...
     def shard_of(self, i: int, /) -> int: ...
     def targets_of(self, samples: np.ndarray, /) -> np.ndarray: ...
+    def has(self, ext: str, /) -> bool: ...
+    def component(self, i: int, ext: str, /) -> np.ndarray | None: ...
 
 
 class Backgrounds:
@@ -152,12 +154,17 @@ class JoinedImages:
 
     def __init__(self, source: _Images, backgrounds: Backgrounds | None) -> None:
         self._source, self._backgrounds = source, backgrounds
-        self.key, self.shard_of, self.targets_of = source.key, source.shard_of, source.targets_of
+        self.key, self.shard_of, self.targets_of, self.has = source.key, source.shard_of, source.targets_of, source.has
 
     def images(self, samples: np.ndarray) -> Pieces:
         """Return the encoded images of sample ids."""
         ours = self._backgrounds
         return self._source.images(samples) if ours is None else _joined(samples, ours, self._source.images, ours.image)
+
+    def component(self, i: int, ext: str) -> np.ndarray | None:
+        """Return a component of a sample; backgrounds have none."""
+        ours = self._backgrounds
+        return self._source.component(i, ext) if ours is None or i < ours.first else None
 
 
 class JoinedMasks:

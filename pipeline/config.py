@@ -17,6 +17,8 @@ Source = Literal["whole", "inpainted", "strip"]
 Donors = Literal["block", "past", "store"]
 Region = Literal["all", "figure", "ground"]
 NegativeKind = Literal["patch", "texture"]
+PairKind = Literal["clip", "class", "group"]
+Anchor = Literal["image", "object"]
 
 
 def _probability(owner: str, **values: float) -> None:
@@ -47,12 +49,16 @@ class Crop:
     """Range of the share of the figure (of the mask's mass) that lies inside the crop; None: any. See `figure_crops`."""
     tries: int = 10
     """With `figure`: random crops that are drawn, 1..100; the first in the range is taken, else the nearest to it."""
+    anchor: Anchor = "image"
+    """"object": a random crop's centre lies in the box of the object; see `figureground.pipeline.anchors`."""
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"Crop: size must be at least 1 px, got {self.size}")
         if self.resize and self.resize < self.size:
             raise ValueError(f"Crop: resize must be 0 or at least size = {self.size} px, got {self.resize}")
+        if self.anchor not in ("image", "object") or (self.resize and self.anchor == "object"):
+            raise ValueError(f"Crop: anchor must be 'image', or 'object' with resize 0, got {self.anchor!r}")
         _range("Crop", "scale", self.scale, 1e-6, 1.0)
         _range("Crop", "ratio", self.ratio, 1e-3, 1e3)
         if self.figure is not None:
@@ -60,6 +66,10 @@ class Crop:
             if self.resize:
                 raise ValueError(
                     f"Crop: figure must be None for a centre crop (resize = {self.resize}), got {self.figure}"
+                )
+            if self.anchor == "object":
+                raise ValueError(
+                    f"Crop: figure must be None for anchor='object', which moves the crop, got {self.figure}"
                 )
         if not 1 <= self.tries <= 100:
             raise ValueError(f"Crop: tries must be 1..100, got {self.tries}")
@@ -219,6 +229,31 @@ class LabelAugmentation:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """Another sample whose image a view shows, in place of the sample's own."""
+
+    kind: PairKind
+    """"clip": a frame of the same clip (samples whose keys have the same folder, `clip/frame`); "class": an image of the same
+    target (all targets are read when the loader is made); "group": of the same group, as the loader's `groups` says."""
+    gap: tuple[int, int] | None = None
+    """For "clip": range of the distance in time, before or after, counted in stored frames, both ends included; every frame
+    there is as likely. None: any other frame. 0 is the sample's own."""
+    p: float = 1.0
+    """Probability; otherwise, and where there is no such sample, the view shows the sample's own image."""
+
+    def __post_init__(self) -> None:
+        _probability("Pair", p=self.p)
+        if self.kind not in ("clip", "class", "group"):
+            raise ValueError(f"Pair: kind must be 'clip', 'class' or 'group', got {self.kind!r}")
+        if self.gap is not None and self.kind != "clip":
+            raise ValueError(f"Pair: gap must be None for kind {self.kind!r}, got {self.gap}; only clips have an order")
+        if self.gap is not None and (not 0 <= self.gap[0] <= self.gap[1] or self.gap[1] < 1):
+            raise ValueError(
+                f"Pair: gap must be (low, high) frames with 0 <= low <= high, high at least 1, got {self.gap}"
+            )
+
+
+@dataclass(frozen=True)
 class View:
     """One view: crop, flip, background, then colour jitter, grayscale, blur, label augmentation, patch shuffle, solarize, in this
     order."""
@@ -237,6 +272,7 @@ class View:
     background: Background | None = None
     patch_shuffle: PatchShuffle | None = None
     label_augmentation: LabelAugmentation | None = None
+    pair: Pair | None = None
 
     def __post_init__(self) -> None:
         _probability("View", flip_p=self.flip_p, grayscale_p=self.grayscale_p, solarize_p=self.solarize_p)

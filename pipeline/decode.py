@@ -37,6 +37,7 @@ from figureground.kernels.guard import MAX_PIXELS
 from figureground.kernels.lanes import bytes_at
 from figureground.shards.pieces import Pieces
 
+from .anchors import find_boxes
 from .screen import PLACEHOLDER, Files, screen_files
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,8 @@ class Decoded:
     """(N,) float64: mean of the mask, 0..1; 0 where not valid."""
     reasons: list[str | None]
     """Why an image is not valid; None where it is."""
+    mask_box: np.ndarray | None = None
+    """(N, 4) float64: box of the mask's figure as shares of the image, zeros where there is none; None: not asked for."""
 
 
 class Decoder:
@@ -80,6 +83,8 @@ class Decoder:
         Batches that may be submitted and not yet collected.
     max_pixels : int
         Larger images are refused: see `figureground.kernels.guard`.
+    boxes : bool
+        Find the boxes of the masks' figures.
 
     Raises
     ------
@@ -106,6 +111,7 @@ class Decoder:
         masks: bool = False,
         depth: int = 2,
         max_pixels: int = MAX_PIXELS,
+        boxes: bool = False,
     ) -> None:
         for name, value in (
             ("max_batch", max_batch),
@@ -117,7 +123,7 @@ class Decoder:
                 raise ValueError(f"Decoder: {name} must be at least 1, got {value}")
         self.max_batch, self.depth = max_batch, depth
         self._device_id = _device_id(device)
-        self._threads, self._masks, self._max_pixels = threads, masks, max_pixels
+        self._threads, self._masks, self._max_pixels, self._boxes = threads, masks, max_pixels, boxes
         self._main: _Graph | None = self._graph()
         self._side: _Graph | None = None
         self._flight: deque[_Batch] = deque()
@@ -270,6 +276,9 @@ class Decoder:
             decoded.masks = batch.masks.gather(on_host, False)
             decoded.mask_valid = batch.masks.valid()
             _mean_bytes(decoded.masks.addresses, decoded.masks.sizes, decoded.mask_valid, decoded.mask_area)
+            if self._boxes:
+                decoded.mask_box = np.zeros((rows, 4))
+                find_boxes(decoded.masks.addresses, decoded.masks.sizes, decoded.mask_valid, decoded.mask_box)
             if cuda:
                 decoded.masks = batch.masks.gather(masks, True)
         return decoded
@@ -375,4 +384,7 @@ def join_decoded(parts: list[Decoded], masks: bool, cuda: bool) -> Decoded:
         mask_valid=np.concatenate([np.zeros(0, bool), *(part.mask_valid for part in parts)]),
         mask_area=np.concatenate([np.zeros(0), *(part.mask_area for part in parts)]),
         reasons=[reason for part in parts for reason in part.reasons],
+        mask_box=np.concatenate(boxes)
+        if (boxes := [b for part in parts if (b := part.mask_box) is not None])
+        else None,
     )

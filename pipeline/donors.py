@@ -69,7 +69,7 @@ def _draw_distinct(positions, low, size, own, key, out):  # type: ignore[no-unty
 class Donors:
     """The donors of samples by position; and an order that knows the user's own backgrounds.
 
-    Positions and sample ids from `samples` on are backgrounds of the user's set, in the set's order.
+    Positions from `samples` on are backgrounds of the user's set, in the set's order; their ids follow those of the store.
 
     Parameters
     ----------
@@ -77,6 +77,8 @@ class Donors:
     recipe : Recipe
     backgrounds : int
         Size of the user's set; 0: donors are samples.
+    first : int, optional
+        Sample id of background 0: the store's number of samples, by default the order's.
 
     Examples
     --------
@@ -87,8 +89,11 @@ class Donors:
     ([48, 49], (1, 3))
     """
 
-    def __init__(self, order: Order | WindowOrder, recipe: Recipe, backgrounds: int = 0) -> None:
+    def __init__(
+        self, order: Order | WindowOrder, recipe: Recipe, backgrounds: int = 0, first: int | None = None
+    ) -> None:
         self._order, self._backgrounds = order, backgrounds
+        self._first = order.samples if first is None else first
         self._rules = [rule_of(view.background, order.samples, backgrounds) for view in recipe.views]
         self.samples, self.seed = order.samples, order.seed
 
@@ -144,10 +149,11 @@ class Donors:
         return out
 
     def sample_ids(self, epoch: int, positions: np.ndarray) -> np.ndarray:
-        """Return the sample ids (P,) int64 at positions (P,) int64; backgrounds are themselves."""
-        ids = np.array(positions, np.int64)
-        ours = ids < self.samples
-        ids[ours] = self._order.sample_ids(epoch, ids[ours])
+        """Return the sample ids (P,) int64 at positions (P,) int64."""
+        positions = np.asarray(positions, np.int64)
+        ids = positions + (self._first - self.samples)
+        ours = positions < self.samples
+        ids[ours] = self._order.sample_ids(epoch, positions[ours])
         return ids
 
     def replacement(self, epoch: int, position: int, attempt: int) -> int:
@@ -155,8 +161,8 @@ class Donors:
         if position < self.samples:
             return self._order.replacement(epoch, position, attempt)
         if attempt < _HASHED_ATTEMPTS:
-            return self.samples + int(_stand_in(self._key(epoch, _SET_STAND_IN), position, attempt, self._backgrounds))
-        return self.samples + (position - self.samples + attempt) % self._backgrounds
+            return self._first + int(_stand_in(self._key(epoch, _SET_STAND_IN), position, attempt, self._backgrounds))
+        return self._first + (position - self.samples + attempt) % self._backgrounds
 
 
 def rule_of(background: Background | None, samples: int, backgrounds: int = 0) -> int:
@@ -176,7 +182,7 @@ def rule_of(background: Background | None, samples: int, backgrounds: int = 0) -
 
 
 def most_images(recipe: Recipe, batch_size: int, samples: int, backgrounds: int = 0) -> int:
-    """Return how many images a batch takes at most, donors included.
+    """Return how many images a batch takes at most, donors and partners included.
 
     Examples
     --------
@@ -186,7 +192,8 @@ def most_images(recipe: Recipe, batch_size: int, samples: int, backgrounds: int 
     [304, 816, 816]
     """
     far = sum(rule_of(view.background, samples, backgrounds) != 0 for view in recipe.views)
-    return batch_size * (1 + far) + EXTRA_IMAGES
+    paired = sum(view.pair is not None for view in recipe.views)
+    return batch_size * (1 + far + paired) + EXTRA_IMAGES
 
 
 def reach_of(recipe: Recipe, samples: int, backgrounds: int = 0) -> int:

@@ -21,6 +21,7 @@ import torch
 
 from figureground.shards import Store
 
+from .anchors import anchor_crops
 from .assemble import Assembled, Assembler
 from .augment import Augmenter
 from .device import Device
@@ -83,6 +84,8 @@ class Engine:
         self.seconds["saliency"] += time.perf_counter() - began
         began = time.perf_counter()
         settle_crops(self._recipe, assembled.plans, masks, slots, self._augmenter.map_chunks)
+        if self._recipe.anchors:
+            anchor_crops(self._recipe, assembled.plans, slots, self.assembler.seed)
         settle_backgrounds(self._recipe, assembled.plans, slots)
         with self.device.span("augment"):
             views, view_masks, negatives = self._augmenter.augment(
@@ -92,7 +95,7 @@ class Engine:
         batch = {
             "views": [self._tensor(view) for view in views],
             "masks": None if view_masks is None else [device.tensor(m).float().div_(255.0) for m in view_masks],
-            "mask_valid": device.upload(slots.mask_valid[slots.image]),
+            "mask_valid": device.upload(slots.masked),
             "target": device.upload(self._store.targets_of(samples)),
             "index": device.upload(samples),
             "key": self._store.keys(samples),

@@ -110,35 +110,40 @@ def settle_crops(
     map_chunks : callable (count, work)
         Runs `work` on slices of samples: `Augmenter.map_chunks`.
     """
-    views = [v for v, view in enumerate(recipe.views) if view.crop.figure is not None]
-    if not views or masks is None:
+    if masks is None:
         return
-    known = np.flatnonzero(slots.mask_valid[slots.image] & (slots.mask_area[slots.image] > 0))
-    if not len(known):
-        return
-    boxes = [candidate_boxes(recipe.views[v].crop, plans[v][known]) for v in views]
-    images = plans[views[0]]["size"][known][:, ::-1].astype(np.float32)  # width, height, as the boxes
-    relative = np.concatenate(boxes, axis=1) / np.tile(images, 2)[:, None]
+    for v, view in enumerate(recipe.views):
+        image = slots.of_view(v)
+        known = np.flatnonzero(slots.mask_valid[image] & (slots.mask_area[image] > 0))
+        if view.crop.figure is None or not len(known):
+            continue
+        boxes = candidate_boxes(view.crop, plans[v][known])
+        sides = plans[v]["size"][known][:, ::-1].astype(np.float32)  # width, height, as the boxes
+        shares = _measure(masks, image[known], boxes / np.tile(sides, 2)[:, None], map_chunks)
+        taken, every = choose_boxes(shares, view.crop.figure), np.arange(len(known))
+        plans[v]["crop"][known] = boxes[every, taken]
+        plans[v]["crop_try"][known] = taken
+        plans[v]["figure_share"][known] = shares[every, taken]
+
+
+def _measure(
+    masks: Ragged,
+    rows: np.ndarray,
+    relative: np.ndarray,
+    map_chunks: Callable[[int, Callable[[slice], None]], None],
+) -> np.ndarray:
+    """Return the share (n, K) of each mask's mass inside boxes (n, K, 4) given in parts of the image."""
     shares = np.empty(relative.shape[:2], np.float32)
 
     def measure(part: slice) -> None:
-        found = figure_share(_square_masks(masks, slots.image[known[part]]), relative[part])
+        found = figure_share(_square_masks(masks, rows[part]), relative[part])
         shares[part] = found if isinstance(found, np.ndarray) else found.get()
 
     if masks.cuda:
-        measure(slice(0, len(known)))
+        measure(slice(0, len(rows)))
     else:
-        map_chunks(len(known), measure)
-    first = 0
-    for v, own in zip(views, boxes, strict=True):
-        figure, tries, every = recipe.views[v].crop.figure, own.shape[1], np.arange(len(known))
-        assert figure is not None
-        mine = shares[:, first : first + tries]
-        first += tries
-        taken = choose_boxes(mine, figure)
-        plans[v]["crop"][known] = own[every, taken]
-        plans[v]["crop_try"][known] = taken
-        plans[v]["figure_share"][known] = mine[every, taken]
+        map_chunks(len(rows), measure)
+    return shares
 
 
 def _square_masks(masks: Ragged, rows: np.ndarray) -> Any:

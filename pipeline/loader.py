@@ -14,7 +14,7 @@ import torch
 from figureground.shards import MaskStore, Store
 from figureground.shards.cache import ShardCache
 
-from .assemble import Assembler, Quarantine
+from .assemble import Assembler
 from .augment import Augmenter
 from .backgrounds import Backgrounds, JoinedMasks
 from .decode import Decoder
@@ -23,37 +23,23 @@ from .donors import check_donors, most_images, reach_of
 from .engine import ARRAY_DTYPES, Engine, Epoch
 from .figure_crops import check_masks
 from .formats import FORMATS, WITH_MASKS, WITH_NEGATIVES
+from .lookalikes import Sampler, Sized
 from .masking import Masker, MaskMode
 from .order import Order, Split
+from .pairs import find_partners
+from .quarantine import Quarantine
 from .ranks import find_rank
 from .recipe import Recipe
+from .sample_groups import GroupSource, groups_fingerprint, read_groups
+from .stratified import stratify
 from .windows import Ahead, WindowOrder
 
 _STATE_VERSION = 1
-
-
-class _Sized:
-    """`loader.dataset`: what training scripts ask of it is its length."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-
-    def __len__(self) -> int:
-        return self._size
-
-
-class _Sampler:
-    """`loader.sampler`: training scripts call its `set_epoch`."""
-
-    def __init__(self, loader: Loader) -> None:
-        self._loader = weakref.proxy(loader)
-
-    def __len__(self) -> int:
-        return len(self._loader) * self._loader.batch_size
-
-    def set_epoch(self, epoch: int) -> None:
-        """Same as `Loader.set_epoch`."""
-        self._loader.set_epoch(epoch)
+_INPUTS = (
+    "backgrounds",
+    "groups",
+    "clusters",
+)  # entries of a state that are there if the loader was given the argument
 
 
 class Loader:
@@ -104,6 +90,11 @@ class Loader:
     backgrounds : str, path or sequence of them, optional
         Images of your own that become the grounds of views, instead of other samples: a folder of image files (any depth), or
         shards. Background i has the sample id len(loader.dataset) + i in `params`. See `figureground.pipeline.backgrounds`.
+    groups : path, dict or array, optional
+        Group of each sample, for recipes with `with_pairs("group")`; see `figureground.pipeline.sample_groups`.
+    clusters : path, dict or array, optional
+        Cluster of each sample, in the same form: no batch (of all ranks together) holds two samples of a cluster. Resuming
+        needs the same global batch size. See `figureground.pipeline.stratified`.
 
     Raises
     ------
@@ -150,6 +141,8 @@ class Loader:
         cache: ShardCache | None = None,
         window: int = 8,
         backgrounds: str | Path | Sequence[str | Path] | None = None,
+        groups: GroupSource | None = None,
+        clusters: GroupSource | None = None,
     ) -> None:
         if not isinstance(recipe, Recipe):
             raise TypeError(
@@ -174,11 +167,19 @@ class Loader:
             self._store.plan_windows(window)
             self._order = WindowOrder(self._store.starts, seed, shuffle, window=window)
         self._window = window if self._store.is_remote else 0
-        self._split = Split(samples, batch_size, rank, world_size, drop_last)
+        self._inputs: dict[str, str] = {}
+        if clusters is not None:
+            self._order, self._inputs["clusters"] = stratify(
+                self._store, clusters, seed, shuffle=shuffle, step=batch_size * world_size, world_size=world_size,
+                drop_last=drop_last,
+            )  # fmt: skip
+        self._split = Split(self._order.samples, batch_size, rank, world_size, drop_last)
         self._backgrounds = None if backgrounds is None else Backgrounds(backgrounds, samples)
         own = 0 if self._backgrounds is None else len(self._backgrounds)
         check_donors(recipe, self._order, self._split.step, None if backgrounds is None else own)
         check_masks(recipe, masks)
+        if self._backgrounds is not None:
+            self._inputs["backgrounds"] = self._backgrounds.fingerprint
         with_masks, with_negatives = format in WITH_MASKS, format in WITH_NEGATIVES
         wanted = recipe.uses_masks or (with_masks and masks is not None)
         sidecars = MaskStore(self._store, masks_dir) if wanted and masks in ("auto", "sidecar") else None
@@ -186,9 +187,17 @@ class Loader:
             self._store, self._store.shards, budget=error_budget, samples=-(-samples // world_size), path=quarantine,
             backgrounds=self._backgrounds,
         )  # fmt: skip
+        labels = None if groups is None else read_groups(groups, self._store, "groups")
+        partners = find_partners(recipe, self._store, labels, seed)
+        if labels is not None:
+            self._inputs["groups"] = groups_fingerprint(labels)
+        if recipe.anchors and masks is None and not self._store.has("json"):
+            raise ValueError(
+                "Loader: crops that follow objects need masks, or .json components with a box, got masks=None and no .json"
+            )
         decoder = Decoder(
             most_images(recipe, batch_size, samples, own), device=device, threads=threads, masks=sidecars is not None,
-            max_pixels=max_pixels,
+            max_pixels=max_pixels, boxes=recipe.anchors,
         )  # fmt: skip
         self._engine = Engine(
             recipe,
@@ -198,7 +207,7 @@ class Loader:
                 masks=None if sidecars is None else JoinedMasks(sidecars, self._backgrounds),
                 all_masks=with_masks, negatives=with_negatives,
                 ahead=Ahead(self._store, sidecars, self._order, self._split, window, reach_of(recipe, samples, own)),
-                backgrounds=self._backgrounds,
+                backgrounds=self._backgrounds, partners=partners,
             ),
             Masker(recipe, masks if wanted else None, method=method, all_samples=with_masks),
             Augmenter(
@@ -214,7 +223,7 @@ class Loader:
         self._running: weakref.ref[Epoch] | None = None
         self._finalizer = weakref.finalize(self, _close, self._engine, decoder, self._store, self._backgrounds)
         self.batch_size, self.drop_last, self.num_workers = batch_size, drop_last, 0
-        self.dataset, self.sampler = _Sized(samples), _Sampler(self)
+        self.dataset, self.sampler = Sized(samples), Sampler(self)
 
     def __len__(self) -> int:
         """Batches of a whole epoch on this rank: exact, constant, the same on all ranks."""
@@ -301,10 +310,10 @@ class Loader:
             "seed": self._order.seed,
             "shuffle": self._order.shuffle,
             "window": self._window,
-            "samples": self._order.samples,
+            "samples": len(self._store),
             "shards": self._store.fingerprint,
             "recipe": self._recipe.fingerprint,
-            "backgrounds": None if self._backgrounds is None else self._backgrounds.fingerprint,
+            **self._inputs,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -318,13 +327,12 @@ class Loader:
             If shards, recipe, seed or order differ; the message names what.
         """
         mine = self.state_dict()
-        state = {"backgrounds": None, **state}
-        missing = sorted(set(mine) - set(state))
+        missing = sorted(set(mine) - set(state) - set(_INPUTS))
         if missing:
             raise ValueError(f"Loader: state must come from Loader.state_dict, got one without {', '.join(missing)}")
         differing = [
-            f"{name} (saved {state[name]}, here {mine[name]})" for name in mine
-            if name not in ("epoch", "position") and state[name] != mine[name]
+            f"{name} (saved {state.get(name)}, here {mine.get(name)})" for name in dict.fromkeys([*mine, *_INPUTS])
+            if name not in ("epoch", "position") and state.get(name) != mine.get(name)
         ]  # fmt: skip
         if differing:
             raise ValueError(

@@ -51,6 +51,8 @@ PLAN_DTYPE = np.dtype(
         ("rotation", np.uint8),  # label augmentation: quarter turns to the left, 0..3, after colour and blur
         ("channel_order", np.uint8),  # label augmentation: row of kernels.turns.CHANNEL_ORDERS; 0: RGB
         ("seed", np.uint64),  # key of this view for per-pixel noise, patch operations and extra negatives
+        ("box", np.float32, 4),  # x0, y0, width, height of the object [px] that the crop follows; zeros: of none
+        ("source", np.int64),  # sample id of the image that the view shows: `sample`, or its partner (see `pairs`)
     ]
 )
 """One row of a plan. Flags are 0 or 1; parameters are drawn, and given, also where their flag is 0."""
@@ -210,6 +212,7 @@ def draw_plan(
     sizes: np.ndarray,
     donors: np.ndarray | None = None,
     donor_sizes: np.ndarray | None = None,
+    sources: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draw the parameters of one view of a batch.
 
@@ -222,11 +225,13 @@ def draw_plan(
     samples : (N,) int64
         Sample ids.
     sizes : (N, 2) int
-        Height and width of the upright source images [px].
+        Height and width of the upright images that the view shows [px].
     donors : (N,) int64, optional
         Sample id of each row's background donor.
     donor_sizes : (N, 2) int, optional
         Their heights and widths [px]; -1 where a donor was not decoded.
+    sources : (N,) int64, optional
+        Sample ids of the images that the view shows; by default the samples' own.
 
     Returns
     -------
@@ -250,6 +255,7 @@ def draw_plan(
         np.uint64(seed % 2**64), epoch, view, np.ascontiguousarray(samples, np.int64), np.ascontiguousarray(sizes, np.int32),
         np.ascontiguousarray(donors, np.int64), np.ascontiguousarray(donor_sizes, np.int32), spec, rows,
     )  # fmt: skip
+    rows["source"] = rows["sample"] if sources is None else sources
     return rows
 
 

@@ -172,6 +172,8 @@ def describe(row: np.void) -> str:
         steps.append(
             f"which is crop {row['crop_try']} of those drawn, with {100 * row['figure_share']:.0f} % of the figure"
         )
+    if row["source"] != row["sample"]:
+        steps.insert(0, f"image of sample {row['source']}")
     if row["flip"]:
         steps.append("flip")
     if row["background"]:

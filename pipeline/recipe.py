@@ -20,6 +20,8 @@ from .config import (
     LabelAugmentation,
     NegativeKind,
     Negatives,
+    Pair,
+    PairKind,
     PatchShuffle,
     Region,
     Source,
@@ -70,8 +72,14 @@ class Recipe:
             view.background is not None
             or (view.patch_shuffle is not None and view.patch_shuffle.region != "all")
             or view.crop.figure is not None
+            or view.crop.anchor == "object"
             for view in self.views
         )
+
+    @property
+    def anchors(self) -> bool:
+        """True if a view's crop follows the object."""
+        return any(view.crop.anchor == "object" for view in self.views)
 
     @property
     def inpaints(self) -> bool:
@@ -198,6 +206,42 @@ class Recipe:
         chosen = self._chosen("with_label_augmentation", views)
         changed = tuple(
             replace(v, label_augmentation=augmentation) if i in chosen else v for i, v in enumerate(self.views)
+        )
+        return replace(self, views=changed)
+
+    def with_pairs(
+        self, kind: PairKind, *, gap: tuple[int, int] | None = None, p: float = 1.0, views: tuple[int, ...] = (1,)
+    ) -> Recipe:
+        """Return the recipe with some views (default: the second) showing another image of the clip, class or group.
+
+        Parameters
+        ----------
+        kind, gap, p
+            See `Pair`. Each view draws its own partner; `source` in its plan row says which.
+        views : tuple of int
+
+        Examples
+        --------
+        >>> Recipe("two", (View(), View())).with_pairs("clip", gap=(1, 30)).views[1].pair.gap
+        (1, 30)
+        """
+        pair, chosen = Pair(kind, gap, p), self._chosen("with_pairs", views)
+        changed = tuple(replace(v, pair=pair) if i in chosen else v for i, v in enumerate(self.views))
+        return replace(self, views=changed)
+
+    def with_object_crops(self, *, views: tuple[int, ...] | None = None) -> Recipe:
+        """Return the recipe with the crops of some views (default: the global ones) centred in the object's box.
+
+        See `figureground.pipeline.anchors` for where the box comes from.
+
+        Examples
+        --------
+        >>> Recipe("one", (View(),)).with_object_crops().views[0].crop.anchor
+        'object'
+        """
+        chosen = self._chosen("with_object_crops", views)
+        changed = tuple(
+            replace(v, crop=replace(v.crop, anchor="object")) if i in chosen else v for i, v in enumerate(self.views)
         )
         return replace(self, views=changed)
 

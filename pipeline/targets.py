@@ -61,7 +61,9 @@ def augself_targets(first: np.ndarray, second: np.ndarray, recipe: Recipe) -> di
     Raises
     ------
     ValueError
-        If the rows are no plan, are of different samples, or are no views of the recipe.
+        If the rows are no plan, are of different samples, or are no views of the recipe; or if two views of a sample show
+        different images (`with_pairs`): crops and flips of two images have no difference to predict. Leave those rows
+        out: same = first["source"] == second["source"], then first[same], second[same].
 
     Examples
     --------
@@ -79,6 +81,12 @@ def augself_targets(first: np.ndarray, second: np.ndarray, recipe: Recipe) -> di
         raise ValueError(
             f"augself_targets: first and second must be rows of the same samples, got {first['sample'][:4].tolist()} and "
             f"{second['sample'][:4].tolist()} (the first four)"
+        )
+    different = int((first["source"] != second["source"]).sum())
+    if different:
+        raise ValueError(
+            f"augself_targets: first and second must show the same images, got {different} of {len(first)} rows whose "
+            f"'source' differs; leave those out (pairs of images have no difference of crops)"
         )
     crop = _boxes(first) - _boxes(second)
     crop[:, 1] *= np.where(first["flip"], -1, 1)

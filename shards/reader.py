@@ -252,6 +252,10 @@ class Store:
         cuts = zip(self._key_at[numbers].tolist(), self._key_at[numbers + 1].tolist(), strict=True)
         return [self._keys[a:b].decode("utf-8", "surrogateescape") for a, b in cuts]
 
+    def key_bytes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return all keys in a row, (bytes,) uint8, escaped as in the indexes, and where each starts, (N + 1,) int64."""
+        return np.frombuffer(self._keys, np.uint8), self._key_at.astype(np.int64)
+
     def shard_keys(self, shard: int) -> list[bytes]:
         """Return the keys of a shard's samples, escaped as in its index."""
         cuts = self._key_at[self._starts[shard] : self._starts[shard + 1] + 1].tolist()
