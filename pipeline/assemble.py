@@ -20,6 +20,7 @@ import numpy as np
 
 from figureground.kernels.arrays import Ragged
 
+from .companions import Companions, find_companions
 from .decode import Decoded, Decoder, join_decoded
 from .order import DONOR_BLOCK, Order, Split
 from .plan import draw_plan, draws_masks
@@ -114,12 +115,18 @@ class Assembled:
     """One batch, decoded and planned."""
 
     samples: np.ndarray
-    """(B,) int64 sample ids, after replacement."""
+    """(B,) int64 sample ids, after replacement; with companions (E,), and behind the batch's own those that lend to them."""
     images: Ragged
     masks: Ragged | None
     plans: list[np.ndarray]
     """(B,) PLAN_DTYPE for each view, and one for the swap negative."""
     slots: Slots
+    companions: Companions | None = None
+
+    @property
+    def count(self) -> int:
+        """Samples that are handed out: the first ones."""
+        return len(self.samples) if self.companions is None else self.companions.count
 
 
 @dataclass
@@ -128,6 +135,8 @@ class _Request:
     positions: np.ndarray
     donors: np.ndarray  # (B, V + 1) positions; -1 where none is wanted
     ids: list[int]
+    companions: Companions | None
+    decoded: Decoded | None = None  # of a batch too large for the decoder's pipeline
 
 
 class Assembler:
@@ -191,6 +200,9 @@ class Assembler:
     def submit_positions(self, epoch: int, positions: np.ndarray) -> None:
         """Read the encoded bytes of the samples at some positions and hand them to the decoder."""
         began = time.perf_counter()
+        companions = find_companions(self._recipe, self._order, epoch, positions)
+        if companions is not None:
+            positions = companions.positions
         donors, masked = self._donors(epoch, positions)
         wanted = np.concatenate([positions, np.unique(donors[donors >= 0])])
         ids = list(dict.fromkeys(self.resolve(epoch, wanted).tolist()))
@@ -198,8 +210,12 @@ class Assembler:
         masks = None
         if self._mask_source is not None:
             masks = [self._mask_source.mask(i) if i in masked or self._recipe.inpaints else None for i in ids]
-        self._decoder.submit(images, masks)
-        self._pending.append(_Request(epoch, positions, donors, ids))
+        request = _Request(epoch, positions, donors, ids, companions)
+        if len(images) <= self._decoder.max_batch:
+            self._decoder.submit(images, masks)
+        else:  # a replay of samples from anywhere, each with its own donors
+            request.decoded = self._decoder.decode(images, masks)
+        self._pending.append(request)
         self.seconds["read"] += time.perf_counter() - began
 
     def _donors(self, epoch: int, positions: np.ndarray) -> tuple[np.ndarray, set[int]]:
@@ -231,7 +247,7 @@ class Assembler:
         """Wait for the oldest batch in flight and plan it; its images stay valid until the next `collect`."""
         request = self._pending.popleft()
         began = time.perf_counter()
-        decoded = self._decoder.collect()
+        decoded = request.decoded or self._decoder.collect()
         self.seconds["decode (waiting)"] += time.perf_counter() - began
         began = time.perf_counter()
         assembled = self._plan(request, *self._repair(request, decoded))
@@ -241,8 +257,8 @@ class Assembler:
     def discard(self) -> None:
         """Forget the batches in flight."""
         while self._pending:
-            self._pending.popleft()
-            self._decoder.collect()
+            if self._pending.popleft().decoded is None:
+                self._decoder.collect()
 
     def _repair(self, request: _Request, decoded: Decoded) -> tuple[Decoded, dict[int, int]]:
         """Replace what could not be decoded; return the images and the row of each sample id."""
@@ -287,4 +303,6 @@ class Assembler:
                     donor_sizes=donor_sizes,
                 )
             )  # fmt: skip
-        return Assembled(samples, decoded.images, decoded.masks, plans, slots)
+        if request.companions is not None:
+            request.companions.note(plans, samples)
+        return Assembled(samples, decoded.images, decoded.masks, plans, slots, request.companions)

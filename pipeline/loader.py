@@ -16,9 +16,11 @@ from figureground.shards.cache import ShardCache
 
 from .assemble import EXTRA_IMAGES, Assembler, Quarantine
 from .augment import Augmenter
+from .companions import extra_rows, lookahead
 from .decode import Decoder
 from .device import make_device
 from .engine import ARRAY_DTYPES, Engine, Epoch
+from .extras import check_loading
 from .formats import FORMATS, WITH_MASKS, WITH_NEGATIVES
 from .masking import Masker, MaskMode
 from .order import Order, Split
@@ -156,6 +158,7 @@ class Loader:
             raise ValueError(f"Loader: prefetch must be at least 1, got {prefetch}")
         if threads is not None and threads < 1:
             raise ValueError(f"Loader: threads must be at least 1, got {threads}")
+        check_loading(recipe, format=format, masks=masks, batch_size=batch_size)
         rank, world_size = find_rank(rank, world_size)
         threads = threads or len(os.sched_getaffinity(0))
         self._recipe, self._format, self._prefetch = recipe, format, prefetch
@@ -175,15 +178,16 @@ class Loader:
             self._store, self._store.shards, budget=error_budget, samples=-(-samples // world_size), path=quarantine
         )
         decoder = Decoder(
-            batch_size + EXTRA_IMAGES, device=device, threads=threads, masks=sidecars is not None, max_pixels=max_pixels
-        )
+            batch_size + EXTRA_IMAGES + extra_rows(recipe), device=device, threads=threads, masks=sidecars is not None,
+            max_pixels=max_pixels,
+        )  # fmt: skip
         self._engine = Engine(
             recipe,
             self._store,
             Assembler(
                 self._store, decoder, recipe, self._order, self._split, self._quarantine, masks=sidecars,
                 all_masks=with_masks, negatives=with_negatives,
-                ahead=Ahead(self._store, sidecars, self._order, self._split, window),
+                ahead=Ahead(self._store, sidecars, self._order, self._split, window, lookahead(recipe)),
             ),
             Masker(recipe, masks if wanted else None, method=method, all_samples=with_masks),
             Augmenter(

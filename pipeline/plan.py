@@ -44,6 +44,8 @@ PLAN_DTYPE = np.dtype(
         ("donor_crop", np.float32, 4),  # x0, y0, width, height in the donor [px]
         ("donor_flip", np.uint8),
         ("patch_shuffle", np.uint8),  # 1: the cells of a grid are permuted, by `seed`
+        ("style", np.int64),  # sample id whose style the view has; -1: its own
+        ("partner", np.int64),  # sample id whose pixels cover blocks of the corrupted copy; -1: none
         ("seed", np.uint64),  # key of this view for per-pixel noise, patch operations and extra negatives
     ]
 )
@@ -183,6 +185,7 @@ def _draw(seed, epoch, view, samples, sizes, donors, donor_sizes, spec, rows):  
             )
         r.donor_flip = uniform(h, _DONOR_FLIP) < spec.flip_p
         r.patch_shuffle = uniform(h, _PATCH_SHUFFLE) < spec.shuffle_p
+        r.style, r.partner = -1, -1  # `companions` knows
         r.seed = chain(h, _SEED)
 
 

@@ -24,6 +24,7 @@ from .config import (
     View,
 )
 from .recipe import Recipe, Stage
+from .techniques import BlockCorruption, GroupMixing, StyleTransfer, TokenMasks
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -31,15 +32,19 @@ __all__ = [
     "PRESETS",
     "Background",
     "BackgroundMode",
+    "BlockCorruption",
     "Blur",
     "Crop",
     "Fill",
+    "GroupMixing",
     "Jitter",
     "Negatives",
     "PatchShuffle",
     "Recipe",
     "Source",
     "Stage",
+    "StyleTransfer",
+    "TokenMasks",
     "View",
     "barlow_twins",
     "byol",

@@ -290,20 +290,31 @@ class Ahead:
     split : Split
     window : int
         Shards to fetch beyond the window that is being read.
+    block : int
+        Samples work together in aligned blocks of so many positions; see `companions`.
     """
 
     def __init__(
-        self, store: Store, masks: MaskStore | None, order: Order | WindowOrder, split: Split, window: int
+        self,
+        store: Store,
+        masks: MaskStore | None,
+        order: Order | WindowOrder,
+        split: Split,
+        window: int,
+        block: int = 1,
     ) -> None:
         self._stores: list[Store | MaskStore] = [store] if masks is None else [store, masks]
-        self._order, self._split, self._window = order, split, window
+        self._order, self._split, self._window, self._block = order, split, window, block
 
     def need(self, epoch: int, batch: int, start: int) -> None:
         """Announce batch number `batch` after position `start`, before its first image is read."""
         if not isinstance(self._order, WindowOrder):
             return
         step = self._split.step
-        first = min(start + batch * step, self._order.samples)
-        shards = self._order.shards_needed(epoch, first, ahead=self._window, count=step)
+        begin = start + batch * step
+        end = -(-(begin + step) // self._block) * self._block
+        begin = begin // self._block * self._block
+        first = min(begin, self._order.samples)
+        shards = self._order.shards_needed(epoch, first, ahead=self._window, count=end - begin)
         for store in self._stores:
             store.need(shards)
