@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections import Counter, defaultdict, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -137,6 +137,8 @@ class _Request:
     ids: list[int]
     companions: Companions | None
     decoded: Decoded | None = None  # of a batch too large for the decoder's pipeline
+    textures: dict[int, int] = field(default_factory=dict)  # row of each sample's texture among the decoded images
+    rows: int = 0  # images asked for so far; counted if there are textures
 
 
 class Assembler:
@@ -155,8 +157,9 @@ class Assembler:
         all_masks: bool = True,
         negatives: bool = True,
         ahead: Ahead | None = None,
+        textures: MaskSource | None = None,
     ) -> None:
-        self._ahead = ahead
+        self._ahead, self._textures = ahead, textures
         self._source, self._decoder, self._recipe = source, decoder, recipe
         self._order, self.split, self._quarantine, self._mask_source = order, split, quarantine, masks
         self._negatives = negatives and recipe.swaps
@@ -207,16 +210,33 @@ class Assembler:
         wanted = np.concatenate([positions, np.unique(donors[donors >= 0])])
         ids = list(dict.fromkeys(self.resolve(epoch, wanted).tolist()))
         images = [self._source.image(i) for i in ids]
-        masks = None
+        masks: list[np.ndarray | None] | None = None
         if self._mask_source is not None:
             masks = [self._mask_source.mask(i) if i in masked or self._recipe.inpaints else None for i in ids]
         request = _Request(epoch, positions, donors, ids, companions)
+        self._add_textures(request, ids, images, masks)
         if len(images) <= self._decoder.max_batch:
             self._decoder.submit(images, masks)
         else:  # a replay of samples from anywhere, each with its own donors
             request.decoded = self._decoder.decode(images, masks)
         self._pending.append(request)
         self.seconds["read"] += time.perf_counter() - began
+
+    def _add_textures(
+        self, request: _Request, ids: list[int], images: list[np.ndarray], masks: list[np.ndarray | None] | None
+    ) -> None:
+        """Put the textures of some samples behind their images, to be decoded with them."""
+        if self._textures is None:
+            return
+        mine = set(self.resolve(request.epoch, request.positions).tolist())
+        for i in ids:
+            texture = self._textures.mask(i) if i in mine else None
+            if texture is not None:
+                request.textures[i] = request.rows + len(images)
+                images.append(texture)
+                if masks is not None:
+                    masks.append(None)
+        request.rows += len(images)
 
     def _donors(self, epoch: int, positions: np.ndarray) -> tuple[np.ndarray, set[int]]:
         """Return the positions of donors (P, V + 1), -1 where none is wanted, and the samples whose masks are."""
@@ -271,15 +291,17 @@ class Assembler:
                     rows[sample] = first + row
                 else:
                     self._quarantine.add(sample, part.reasons[row] or "could not be decoded")
-            first += len(ids)
+            first += len(part.valid)
             wanted = np.concatenate([request.positions, np.unique(request.donors[request.donors >= 0])])
             ids = [i for i in dict.fromkeys(self.resolve(request.epoch, wanted).tolist()) if i not in rows]
             if not ids:
                 if len(parts) > 1:
                     decoded = join_decoded(parts, self._mask_source is not None, decoded.images.cuda)
                 return decoded, rows
+            images = [self._source.image(i) for i in ids]
             masks = None if self._mask_source is None else [self._mask_source.mask(i) for i in ids]
-            parts.append(self._decoder.decode([self._source.image(i) for i in ids], masks))
+            self._add_textures(request, ids, images, masks)
+            parts.append(self._decoder.decode(images, masks))
 
     def _plan(self, request: _Request, decoded: Decoded, rows: dict[int, int]) -> Assembled:
         recipe, epoch = self._recipe, request.epoch
@@ -305,4 +327,20 @@ class Assembler:
             )  # fmt: skip
         if request.companions is not None:
             request.companions.note(plans, samples)
+        if self._textures is not None:
+            slots = self._plan_textures(request, decoded, samples, plans[0], slots)
         return Assembled(samples, decoded.images, decoded.masks, plans, slots, request.companions)
+
+    def _plan_textures(
+        self, request: _Request, decoded: Decoded, samples: np.ndarray, rows: np.ndarray, slots: Slots
+    ) -> Slots:
+        """Note in the query's plan where its texture comes from, and its crop: by the query's draws, of the texture's size."""
+        asked = np.array([request.textures.get(i, -1) for i in samples.tolist()], np.int32)
+        there = (asked >= 0) & decoded.valid[asked]
+        rows["texture"] = np.where(there, 1, 2)
+        sizes = decoded.images.sizes[asked[there]]
+        drawn = draw_plan(
+            self._recipe, 0, seed=self._order.seed, epoch=request.epoch, samples=samples[there], sizes=sizes
+        )
+        rows["texture_crop"][there] = drawn["crop"]
+        return replace(slots, texture=np.where(there, asked, -1).astype(np.int32))

@@ -29,7 +29,7 @@ from figureground.kernels.tiles import tile_patches
 from .extras import Extras
 from .methods import resolve_method
 from .recipe import Recipe, StagePoint
-from .tables import Slots, color_arguments, negative_rows, render_donors, render_rows, without_masks
+from .tables import Slots, color_arguments, negative_rows, render_donors, render_rows, texture_rows, without_masks
 
 SALIENCY_PX = 112
 """Side of the square on which masks are estimated, and of sidecar masks."""
@@ -155,12 +155,17 @@ class Augmenter:
             for v, rows in enumerate(plans[: len(sizes)])
         ]
         fill = negative_rows(plans[-1], slots.donor[-1]) if self._swaps else None
+        textures = None
+        if self._patches and slots.texture is not None:
+            textures = texture_rows(plans[0], plans[0]["texture_crop"], slots)
         if extras is not None:
-            extras.begin(empty, masks=masks is not None, swaps=self._swaps)
+            extras.begin(empty, masks=masks is not None, others=int(self._swaps) + int(textures is not None))
 
         def finish(v: int, part: slice, view: Any, mask: Any, others: list[Any]) -> None:
             rows = plans[v][part]
-            if v == 0 and self._patches:
+            if v == 0 and textures is not None:
+                others = [*others[:-1], self._fill_in(others[-1], view, rows)]
+            elif v == 0 and self._patches:
                 others = [*others, *self._diminished(view, rows)]
             view = self._shuffle_patches(v, view, rows, mask)
             if extras is not None and extras.copied(v):
@@ -193,6 +198,8 @@ class Augmenter:
                         shared[array_module(mask).asarray(~slots.mask_valid[slots.image[part]])] = 255
                         hard = composite_views(hard, geometry, shared)
                     others.append(self._color(hard, rows[part]))
+                if query and textures is not None:
+                    others.append(self._color(render_views(images, textures[part], shape)[0], rows[part]))
                 view = self._color(geometry, rows[part])
                 if extras is None or not extras.keep(v, part, view, mask, others):
                     finish(v, part, view, mask, others)
@@ -256,6 +263,14 @@ class Augmenter:
             apply=apply, out=views,
         )  # fmt: skip
         return shuffled
+
+    def _fill_in(self, textures: Any, queries: Any, rows: np.ndarray) -> Any:
+        """Put textures by random phase in the places of those that there is no file of."""
+        missing = np.flatnonzero(rows["texture"] != 1)
+        if len(missing):
+            where = array_module(textures).asarray(missing)
+            textures[where] = randomize_phase(queries[where], seeds=rows["seed"][missing] + _SEED_STEP)
+        return textures
 
     def _diminished(self, queries: Any, rows: np.ndarray) -> list[Any]:
         """Make the recipe's negatives of the coloured query; solarize and normalisation act on pixels and commute with it."""

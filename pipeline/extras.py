@@ -10,7 +10,9 @@ Views that a technique acts on are kept as 8-bit arrays for the length of a batc
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,8 @@ from figureground.kernels.blocks import corrupt_blocks
 from figureground.kernels.fourier import transfer_amplitude
 from figureground.kernels.patches import mix_patches
 from figureground.kernels.token_masks import patch_masks
+from figureground.shards import MaskStore, Store
+from figureground.shards.masks import TEXTURES
 
 from .companions import Companions
 from .recipe import Recipe
@@ -42,7 +46,7 @@ class Extras:
         views = len(recipe.views)
         self._coloured: dict[int, Any] = {}
         self._masks: dict[int, Any] = {}
-        self._hard: Any = None
+        self._others: list[Any] = []
         self._final: dict[int, Any] = {}
         self.corrupted: list[Any] = [None] * views
         """Corrupted copies of the views, and None for views without."""
@@ -53,7 +57,7 @@ class Extras:
         self.mixing_sources: list[Any] = [None] * views
         """(B, patches) int8: which member of its group each patch shows."""
 
-    def begin(self, empty: Callable[..., Any], *, masks: bool, swaps: bool) -> None:
+    def begin(self, empty: Callable[..., Any], *, masks: bool, others: int) -> None:
         """Make room for the views that are kept.
 
         Parameters
@@ -62,8 +66,8 @@ class Extras:
             As for `Augmenter.augment`.
         masks : bool
             Are there masks of the views?
-        swaps : bool
-            Is there a swap negative?
+        others : int
+            Negatives of the query that are pictures of their own: the swap negative, a texture.
         """
         recipe, rows = self._recipe, len(self._companions.positions)
         for v in recipe.style.views if recipe.style else ():
@@ -71,8 +75,8 @@ class Extras:
             self._coloured[v] = empty((rows, 3, size, size), "mask")
             if masks and shuffle is not None and shuffle.region != "all":
                 self._masks[v] = empty((rows, size, size), "mask")
-            if v == 0 and swaps:
-                self._hard = empty((rows, 3, size, size), "mask")
+            if v == 0:
+                self._others = [empty((rows, 3, size, size), "mask") for _ in range(others)]
         copied = {
             *(recipe.corruption.views if recipe.corruption else ()),
             *(recipe.mixing.views if recipe.mixing else ()),
@@ -88,8 +92,8 @@ class Extras:
         self._coloured[view][part] = coloured
         if view in self._masks:
             self._masks[view][part] = mask
-        if others:
-            self._hard[part] = others[0]
+        for kept, other in zip(self._others, others, strict=False):
+            kept[part] = other
         return True
 
     def copied(self, view: int) -> bool:
@@ -101,24 +105,15 @@ class Extras:
         self._final[view][part] = final
 
     def restyle(self, each: Each, finish: Callable[[int, slice, Any, Any, list[Any]], None]) -> None:
-        """Give the kept views, and the query's swap negative, the style of their block, and finish them."""
-        for view, coloured in self._coloured.items():
-            lenders, masks = self._companions.style[view], self._masks.get(view)
-            hard = self._hard if view == 0 else None
+        """Give the kept views, and the query's negatives, the style of their block, and finish them."""
+        for view in self._coloured:
+            each(len(self._companions.positions), partial(self._restyle, finish, view))
 
-            def work(
-                part: slice,
-                view: int = view,
-                coloured: Any = coloured,
-                lenders: Any = lenders,
-                masks: Any = masks,
-                hard: Any = hard,
-            ) -> None:
-                others = [] if hard is None else [self._styled(hard[part], coloured, lenders[part])]
-                styled = self._styled(coloured[part], coloured, lenders[part])
-                finish(view, part, styled, None if masks is None else masks[part], others)
-
-            each(len(lenders), work)
+    def _restyle(self, finish: Callable[..., None], view: int, part: slice) -> None:
+        coloured, lenders = self._coloured[view], self._companions.style[view][part]
+        others = [self._styled(other[part], coloured, lenders) for other in (self._others if view == 0 else [])]
+        mask = self._masks[view][part] if view in self._masks else None
+        finish(view, part, self._styled(coloured[part], coloured, lenders), mask, others)
 
     def _styled(self, own: Any, coloured: Any, lenders: np.ndarray) -> Any:
         """Return a copy of some views in the style of others: rows of `coloured`, -1 for none."""
@@ -259,6 +254,24 @@ def hide_tokens(
         )
         found[view] = out.reshape(count, side * side)
     return found
+
+
+def open_textures(store: Store, textures_dir: str | os.PathLike[str] | None) -> MaskStore:
+    """Open the textures of a store's samples.
+
+    Raises
+    ------
+    ValueError
+        If there is not a single one: then no negative would be what the recipe asks for.
+    """
+    textures = MaskStore(store, textures_dir, kind=TEXTURES)
+    if not textures.present.any():
+        where = "beside the shards" if textures_dir is None else f"in {os.fspath(textures_dir)}"
+        raise ValueError(
+            f"Loader: 'texture-file' negatives need textures, found none {where}; run 'figureground textures', pass "
+            f"textures_dir, or ask for 'texture' negatives"
+        )
+    return textures
 
 
 def check_loading(recipe: Recipe, *, format: str, masks: object, batch_size: int) -> None:

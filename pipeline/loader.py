@@ -20,7 +20,7 @@ from .companions import extra_rows, lookahead
 from .decode import Decoder
 from .device import make_device
 from .engine import ARRAY_DTYPES, Engine, Epoch
-from .extras import check_loading
+from .extras import check_loading, open_textures
 from .formats import FORMATS, WITH_MASKS, WITH_NEGATIVES
 from .masking import Masker, MaskMode
 from .order import Order, Split
@@ -73,6 +73,8 @@ class Loader:
         estimated on the device for each image; "auto": the sidecar where there is one, else the kernel; None: no masks.
     masks_dir : path, optional
         Folder of the sidecars; by default they lie beside their shards.
+    textures_dir : path, optional
+        The same for the sidecars of textures (`figureground textures`), read if the recipe has "texture-file" negatives.
     method : str
         Saliency method of the kernel.
     seed : int
@@ -129,6 +131,7 @@ class Loader:
         device: str = "cuda",
         masks: MaskMode = "auto",
         masks_dir: str | Path | None = None,
+        textures_dir: str | Path | None = None,
         method: str = "fused",
         seed: int = 0,
         format: Literal["dict", "moco", "swav", "dino", "dinov2", "solo", "lightly", "lightly-train", "vissl"] = "dict",
@@ -174,12 +177,15 @@ class Loader:
         with_masks, with_negatives = format in WITH_MASKS, format in WITH_NEGATIVES
         wanted = recipe.uses_masks or (with_masks and masks is not None)
         sidecars = MaskStore(self._store, masks_dir) if wanted and masks in ("auto", "sidecar") else None
+        textures = None
+        if with_negatives and recipe.uses_textures:
+            textures = open_textures(self._store, textures_dir)
         self._quarantine = Quarantine(
             self._store, self._store.shards, budget=error_budget, samples=-(-samples // world_size), path=quarantine
         )
         decoder = Decoder(
-            batch_size + EXTRA_IMAGES + extra_rows(recipe), device=device, threads=threads, masks=sidecars is not None,
-            max_pixels=max_pixels,
+            batch_size * (1 if textures is None else 2) + EXTRA_IMAGES + extra_rows(recipe), device=device,
+            threads=threads, masks=sidecars is not None, max_pixels=max_pixels,
         )  # fmt: skip
         self._engine = Engine(
             recipe,
@@ -187,7 +193,8 @@ class Loader:
             Assembler(
                 self._store, decoder, recipe, self._order, self._split, self._quarantine, masks=sidecars,
                 all_masks=with_masks, negatives=with_negatives,
-                ahead=Ahead(self._store, sidecars, self._order, self._split, window, lookahead(recipe)),
+                textures=textures,
+                ahead=Ahead(self._store, (sidecars, textures), self._order, self._split, window, lookahead(recipe)),
             ),
             Masker(recipe, masks if wanted else None, method=method, all_samples=with_masks),
             Augmenter(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -92,4 +93,4 @@ def _merge(batch: Assembled, rows: np.ndarray, made: Any) -> tuple[Ragged, Slots
     area[rows] = host.astype(np.float64) / (255.0 * size[0] * size[1])
     owner = [batch.masks.owner if batch.masks is not None else None, made]
     masks = Ragged(addresses, sizes, 1, owner, batch.images.cuda)
-    return masks, Slots(batch.slots.image, batch.slots.donor, valid, area)
+    return masks, replace(batch.slots, mask_valid=valid, mask_area=area)

@@ -45,6 +45,11 @@ PLAN_DTYPE = np.dtype(
         ("donor_flip", np.uint8),
         ("patch_shuffle", np.uint8),  # 1: the cells of a grid are permuted, by `seed`
         ("style", np.int64),  # sample id whose style the view has; -1: its own
+        (
+            "texture",
+            np.uint8,
+        ),  # of the query's negative: 1 from a file, 2 by random phase since there is no file; 0: none was asked
+        ("texture_crop", np.float32, 4),  # x0, y0, width, height in the texture [px]; 0 where there is none
         ("partner", np.int64),  # sample id whose pixels cover blocks of the corrupted copy; -1: none
         ("seed", np.uint64),  # key of this view for per-pixel noise, patch operations and extra negatives
     ]

@@ -84,6 +84,11 @@ class Recipe:
         return any(v.background is not None and v.background.source == "inpainted" for v in self.views)
 
     @property
+    def uses_textures(self) -> bool:
+        """True if the negatives are textures from files."""
+        return self.negatives is not None and self.negatives.kind == "texture-file"
+
+    @property
     def swaps(self) -> bool:
         """True if the first view swaps its background, so that a swap negative is made."""
         first = self.views[0].background

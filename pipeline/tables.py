@@ -28,6 +28,8 @@ class Slots:
     """(decoded,) bool."""
     mask_area: np.ndarray
     """(decoded,) float: mean of each mask, 0..1."""
+    texture: np.ndarray | None = None
+    """(B,) int32: row of each sample's texture, -1 where there is none; None if nobody asks."""
 
 
 def settle_backgrounds(recipe: Recipe, plans: list[np.ndarray], slots: Slots) -> None:
@@ -63,6 +65,18 @@ def negative_rows(rows: np.ndarray, donor: np.ndarray) -> np.ndarray:
     table = np.zeros(len(rows), RENDER_DTYPE)
     table["image"], table["mask"], table["donor"] = donor, -1, -1
     table["box"], table["clip"], table["flip"] = rows["donor_crop"], 1, rows["donor_flip"]
+    return table
+
+
+def texture_rows(rows: np.ndarray, crops: np.ndarray, slots: Slots) -> np.ndarray:
+    """Textures of the queries, with the query's flip and a crop of their own; a sample without one stands in for it."""
+    assert slots.texture is not None
+    table = np.zeros(len(rows), RENDER_DTYPE)
+    there = slots.texture >= 0
+    table["image"] = np.where(there, slots.texture, slots.image)
+    table["mask"], table["donor"] = -1, -1
+    table["box"] = np.where(there[:, None], crops, rows["crop"])
+    table["clip"], table["flip"] = rows["crop_clip"], rows["flip"]
     return table
 
 

@@ -285,7 +285,7 @@ class Ahead:
     Parameters
     ----------
     store : Store
-    masks : MaskStore or None
+    masks : MaskStore, several of them, or None
     order : Order or WindowOrder
     split : Split
     window : int
@@ -297,13 +297,14 @@ class Ahead:
     def __init__(
         self,
         store: Store,
-        masks: MaskStore | None,
+        masks: MaskStore | Sequence[MaskStore | None] | None,
         order: Order | WindowOrder,
         split: Split,
         window: int,
         block: int = 1,
     ) -> None:
-        self._stores: list[Store | MaskStore] = [store] if masks is None else [store, masks]
+        sidecars = [masks] if isinstance(masks, MaskStore) or masks is None else masks
+        self._stores: list[Store | MaskStore] = [store, *(m for m in sidecars if m is not None)]
         self._order, self._split, self._window, self._block = order, split, window, block
 
     def need(self, epoch: int, batch: int, start: int) -> None:
