@@ -3,6 +3,8 @@
     geometry of image, mask and donor, composite (one kernel) -> colour jitter and grayscale -> blur -> patches
     -> solarize and normalise (one kernel)
 
+What needs several samples' views at once (styles, mixing, corruption) is a second pass over the batch: `extras`.
+
 On the CPU a batch is cut into chunks of samples that stay in cache, worked by a few threads; the kernels release the GIL. On
 a GPU each kernel is launched once per view for the whole batch, on CuPy's current stream.
 """

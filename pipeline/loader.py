@@ -65,7 +65,8 @@ class Loader:
     recipe : Recipe
         See `figureground.pipeline.recipes`.
     batch_size : int
-        Samples per batch and rank. Multiples of 8 keep background donors inside the batch (see `Order.donors`).
+        Samples per batch and rank. Multiples of 8 keep background donors inside the batch (see `Order.donors`), and
+        multiples of a style's block its lender; with group mixing it must be a multiple of the group.
     device : str
         "cuda", "cuda:1", ... or "cpu". There is no fallback from one to the other.
     masks : {"auto", "sidecar", "kernel"} or None
