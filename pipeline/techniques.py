@@ -106,7 +106,8 @@ class GroupMixing:
     """A mixed copy of views (MixedAE: Chen et al. 2023): at each patch position a random permutation across a group of samples.
 
     A group is an aligned run of `group` positions of the epoch's order, so a batch whose size is a multiple of it holds whole
-    groups: rows 0 .. group - 1, and so on. At an epoch's end a last, partial group (only with drop_last=False) is not mixed.
+    groups: rows 0 .. group - 1, and so on. With drop_last=False the last, smaller batch of a rank may hold parts of groups: their
+    copies are mixed all the same, with members that are not in the batch. A group that the epoch's end cuts off is not mixed.
     """
 
     group: int = 4

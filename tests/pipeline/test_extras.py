@@ -245,6 +245,33 @@ def test_negatives_have_the_style_of_their_query(shards):
     assert plain["negatives"][:, 0].mean((2, 3)).std(0).max() > 0.05
 
 
+def test_no_share_of_a_style_changes_nothing(shards):
+    """The second pass does what the first does: negatives, shuffles by region, solarize, stages."""
+    base = replace(PLAIN, views=tuple(replace(v, solarize_p=0.5) for v in PLAIN.views))
+    base = base.with_background("swap", p=0.5).with_patch_shuffle(4, p=0.7, region="ground").with_negatives("texture")
+    base = base.with_stage(lambda views, rows: views ^ 1, after="composite").with_stage(
+        lambda views, rows: 255 - views, after="color"
+    )
+    plain, styled = _first(shards, base), _first(shards, base.with_style_transfer(block=8, ratio=0.0))
+    for a, b in zip([*plain["views"], plain["negatives"]], [*styled["views"], styled["negatives"]], strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    assert (styled["params"][0]["style"] >= 0).all()
+
+
+def test_copies_are_made_of_what_the_stages_leave(shards):
+    recipe = PLAIN.with_stage(lambda views, rows: 255 - views, after="color").with_stage(
+        lambda v, r: v * 2, after="normalize"
+    )
+    recipe = recipe.with_block_corruption(fill="zero", partner_p=0.0).with_group_mixing(patch=8)
+    batch, plain = _first(shards, recipe), _first(shards, PLAIN)
+    torch.testing.assert_close(batch["views"][0], 2 * (1 - plain["views"][0]), rtol=0, atol=1e-6)
+    mask = batch["corruption_mask"][0][:, None].expand(-1, 3, -1, -1)
+    assert torch.equal(batch["corrupted"][0][~mask], batch["views"][0][~mask])
+    zero = torch.tensor([124, 116, 104]).view(1, 3, 1, 1).expand_as(mask) * 2 / 255
+    torch.testing.assert_close(batch["corrupted"][0][mask], zero[mask], rtol=0, atol=1e-6)
+    assert torch.equal(batch["mixed"][0].flatten().sort().values, batch["views"][0].flatten().sort().values)
+
+
 # ---------------------------------------------------------------------------- purity
 
 
