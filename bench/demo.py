@@ -23,6 +23,7 @@ from figureground.kernels.guard import inspect_bytes
 from figureground.pipeline import Loader, recipes
 from figureground.pipeline.masks_job import make_masks
 from figureground.pipeline.preview import Group, draw_sheet, source_group, views_group
+from figureground.pipeline.textures_job import make_textures
 from figureground.shards import Store
 from figureground.shards.check import check
 from figureground.shards.writer import pack
@@ -89,6 +90,8 @@ def run_demo(images: str | None, out: Path, *, device: str, batch_size: int, row
     shutil.rmtree(out / "warm")
     with _stage("masks (fused saliency, 112 px)", count):
         make_masks(shards, method="fused", device=device, progress=False)
+    with _stage("textures (quilting, 224 px)", count):
+        make_textures(shards, progress=False)
     base = recipes.moco_v2()
     batch_size = min(batch_size, max(8, count))
     _stream(shards, base, device, batch_size, "moco_v2 views")
@@ -144,7 +147,24 @@ def _groups(shards: str, count: int, rows: int, device: str, grounds: Path) -> l
         groups.append(views_group(name, shards, cropped, samples, device=device))
     groups.append(views_group("patch shuffle, patch negative", shards, shuffled, samples, device=device))
     texture = views_group("texture", shards, base.with_negatives("texture"), samples, device=device)
-    return [*groups, Group("texture", ("negative",), [row[2:] for row in texture.cells])]
+    groups.append(Group("texture", ("negative",), [row[2:] for row in texture.cells]))
+    return [*groups, *_technique_groups(shards, samples, count, device)]
+
+
+def _technique_groups(shards: str, samples: list[int], count: int, device: str) -> list[Group]:
+    base, one = recipes.moco_v2(), recipes.mae()
+    found = []
+    for title, recipe, first, names in (
+        ("quilted texture", base.with_negatives("texture-file"), 2, ("negative",)),
+        ("SiT / GMML", one.with_block_corruption(), 0, ("clean", "corrupted")),
+        ("MixedAE", one.with_group_mixing(group=4), 1, ("mixed",)),
+        ("MAE", one.with_token_masks(), 1, ("random",)),
+        ("led by the figure", one.with_token_masks(by="figure"), 1, ("figure hidden",)),
+        ("BSS, one style a view", base.with_style_transfer(block=max(2, count)), 0, ("query", "key")),
+    ):
+        cells = views_group(title, shards, recipe, samples, device=device).cells
+        found.append(Group(title, names, [row[first : first + len(names)] for row in cells]))
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:

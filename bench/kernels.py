@@ -31,6 +31,7 @@ from figureground.kernels.ground_share import figure_share
 from figureground.kernels.ground_strips import tile_ground
 from figureground.kernels.normalize import normalize_views
 from figureground.kernels.patches import mix_patches, shuffle_patches
+from figureground.kernels.quilt import quilt_textures
 from figureground.kernels.resample import RENDER_DTYPE, render_views
 from figureground.kernels.saliency import METHODS, estimate_saliency
 from figureground.kernels.tiles import tile_patches
@@ -120,6 +121,10 @@ def make_cases(xp: Any, count: int) -> dict[str, Case]:
         "tile the ground": Case(lambda: tile_ground(views, view_masks, out=out), 2 * pixels + pixels // 3, count),
         "figure shares, 10 boxes": Case(lambda: figure_share(view_masks, boxes), pixels // 3, count),
     }
+    if xp is np:  # an offline job's kernel: on the CPU alone
+        exemplars = np.stack([views[:1, :, :96, :96], views[:1, :, -96:, -96:]], axis=1)
+        quilt = partial(quilt_textures, exemplars, seeds=seeds[:1])
+        cases["quilted texture, of two 96 px"] = Case(quilt, exemplars.size + 3 * VIEW * VIEW, 1)
     for method in METHODS:
         if xp is not np and method in CPU_ONLY:
             continue

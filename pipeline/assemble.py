@@ -19,6 +19,7 @@ from figureground.shards.pieces import Pieces
 
 from .anchors import clip_boxes, object_box
 from .backgrounds import Backgrounds, JoinedImages
+from .companions import Companions, find_companions
 from .decode import Decoded, Decoder, join_decoded
 from .donors import Donors
 from .order import Order, Split
@@ -43,23 +44,32 @@ class Assembled:
     """One batch, decoded and planned."""
 
     samples: np.ndarray
-    """(B,) int64 sample ids, after replacement."""
+    """(B,) int64 sample ids, after replacement; with companions (E,), and behind the batch's own those that lend to them."""
     images: Ragged
     masks: Ragged | None
     plans: list[np.ndarray]
     """(B,) PLAN_DTYPE for each view, and one for the swap negative."""
     slots: Slots
+    companions: Companions | None = None
+
+    @property
+    def count(self) -> int:
+        """Samples that are handed out: the first ones."""
+        return len(self.samples) if self.companions is None else self.companions.count
 
 
 @dataclass
 class _Request:
     epoch: int
-    positions: np.ndarray
-    samples: np.ndarray  # (B,) ids
-    sources: np.ndarray | None  # (V, B) ids of the images that the views show; None: the samples' own
-    donors: np.ndarray  # (B, V + 1) positions; -1 where none is wanted
+    asked: np.ndarray  # (B,) positions that are handed out
+    positions: np.ndarray  # these, and behind them the positions of those that lend to them: (E,)
+    samples: np.ndarray  # (E,) ids
+    sources: np.ndarray | None  # (V, E) ids of the images that the views show; None: the samples' own
+    donors: np.ndarray  # (E, V + 1) positions; -1 where none is wanted
     ids: list[int]  # of all images
     masked: set[int]  # those whose masks are needed
+    companions: Companions | None
+    textured: list[int]  # samples whose textures are decoded behind the images, in order
     decoded: Decoded | None = None  # of a batch too large for the decoder's pipeline
 
 
@@ -81,8 +91,9 @@ class Assembler:
         ahead: Ahead | None = None,
         backgrounds: Backgrounds | None = None,
         partners: Partners | None = None,
+        textures: MaskSource | None = None,
     ) -> None:
-        self._ahead, self._partners = ahead, partners
+        self._ahead, self._partners, self._textures = ahead, partners, textures
         self._source, self._decoder, self._recipe = JoinedImages(source, backgrounds), decoder, recipe
         self._donors = Donors(order, recipe, 0 if backgrounds is None else len(backgrounds), len(source))
         self._order, self.split, self._quarantine, self._mask_source = order, split, quarantine, masks
@@ -134,7 +145,7 @@ class Assembler:
         """Read the encoded bytes of the samples at some positions and hand them to the decoder."""
         began = time.perf_counter()
         request = self._request(epoch, positions)
-        images, masks = self._read(request, request.ids)
+        images, masks, request.textured = self._read(request, request.ids)
         if len(images) <= self._decoder.max_batch:
             self._decoder.submit(images, masks)
         else:  # a replay of samples from anywhere, each with donors of its own
@@ -144,6 +155,9 @@ class Assembler:
 
     def _request(self, epoch: int, positions: np.ndarray) -> _Request:
         """Find out what a batch needs, as far as bad samples are known."""
+        asked, companions = positions, find_companions(self._recipe, self._order, epoch, positions)
+        if companions is not None:
+            positions = companions.positions
         samples = self.resolve(epoch, positions)
         sources = None if self._partners is None else self._sources(epoch, samples, self._partners)
         donors, masked = self._draw_donors(epoch, positions, samples, sources)
@@ -151,7 +165,8 @@ class Assembler:
         if sources is not None:
             wanted.append(np.unique(sources))
         ids = list(dict.fromkeys(np.concatenate(wanted).tolist()))
-        return _Request(epoch, positions, samples, sources, donors, ids, set(ids) if self._recipe.inpaints else masked)
+        masked = set(ids) if self._recipe.inpaints else masked
+        return _Request(epoch, asked, positions, samples, sources, donors, ids, masked, companions, [])
 
     def _sources(self, epoch: int, samples: np.ndarray, partners: Partners) -> np.ndarray:
         """Return the sample ids (V, P) whose images the views show; of a known bad partner the sample's own."""
@@ -161,14 +176,21 @@ class Assembler:
             sources = np.where(bad, samples, sources)
         return sources
 
-    def _read(self, request: _Request, ids: list[int]) -> tuple[Pieces, Pieces | None]:
-        """Return the encoded images of some samples, and the masks of those that need one."""
+    def _read(self, request: _Request, ids: list[int]) -> tuple[Pieces, Pieces | None, list[int]]:
+        """Return encoded images, the masks of those that need one, and the samples whose textures lie behind the images."""
         samples = np.array(ids, np.int64)
-        images, masks = self._source.images(samples), None
+        images, masks, textured = self._source.images(samples), None, np.empty(0, np.int64)
         if self._mask_source is not None:
             wanted = np.fromiter((i in request.masked for i in ids), bool, len(ids))
             masks = self._mask_source.masks(samples, wanted)
-        return images, masks
+        if self._textures is not None:
+            mine = samples[np.isin(samples, request.samples)]
+            textures = self._textures.masks(mine, np.ones(len(mine), bool))
+            there = [i for i, texture in enumerate(textures) if texture is not None]
+            textured, textures = mine[there], textures.pick(there)
+            images = images.joined(textures)
+            masks = masks and masks.joined(Pieces.of([None] * len(textures)))
+        return images, masks, textured.tolist()
 
     def _draw_donors(
         self, epoch: int, positions: np.ndarray, ids: np.ndarray, sources: np.ndarray | None
@@ -222,10 +244,11 @@ class Assembler:
             if self._pending.popleft().decoded is None:
                 self._decoder.collect()
 
-    def _repair(self, request: _Request, decoded: Decoded) -> tuple[_Request, Decoded, dict[int, int]]:
-        """Replace what could not be decoded; return what is needed now, the images and the row of each sample id."""
+    def _repair(self, request: _Request, decoded: Decoded) -> tuple[_Request, Decoded, dict[int, int], dict[int, int]]:
+        """Replace what could not be decoded; return what is needed now, the images, and the rows of samples and textures."""
         rows: dict[int, int] = {}
-        parts, first, ids, have_masks = [decoded], 0, request.ids, set(request.masked)
+        textures: dict[int, int] = {}
+        parts, first, ids, textured, have_masks = [decoded], 0, request.ids, request.textured, set(request.masked)
         while True:
             part, complete = parts[-1], True
             for row, sample in enumerate(ids):
@@ -234,20 +257,22 @@ class Assembler:
                 else:
                     complete = False
                     self._quarantine.add(sample, part.reasons[row] or "could not be decoded")
+            textures.update({sample: first + len(ids) + k for k, sample in enumerate(textured)})
             if complete:
                 break
-            first += len(ids)
-            request = self._request(request.epoch, request.positions)
+            first += len(part.valid)
+            request = self._request(request.epoch, request.asked)
             if self._mask_source is None:
                 have_masks.update(request.masked)
             ids = [i for i in request.ids if i not in rows or (i in request.masked and i not in have_masks)]
             if not ids:
                 break
             have_masks.update(request.masked.intersection(ids))
-            parts.append(self._decoder.decode(*self._read(request, ids)))
+            images, masks, textured = self._read(request, ids)
+            parts.append(self._decoder.decode(images, masks))
         if len(parts) > 1:
             decoded = join_decoded(parts, self._mask_source is not None, decoded.images.cuda)
-        return request, decoded, rows
+        return request, decoded, rows, textures
 
     def _source_rows(self, image: np.ndarray, sources: np.ndarray, rows: dict[int, int]) -> np.ndarray:
         """Return the rows (V, B) of the images that the views show."""
@@ -268,7 +293,7 @@ class Assembler:
             boxes[known[found[:, 2] > 0]] = found[found[:, 2] > 0]
         return boxes
 
-    def _plan(self, request: _Request, decoded: Decoded, rows: dict[int, int]) -> Assembled:
+    def _plan(self, request: _Request, decoded: Decoded, rows: dict[int, int], textures: dict[int, int]) -> Assembled:
         recipe, epoch, samples, sources = self._recipe, request.epoch, request.samples, request.sources
         image = np.array([rows[i] for i in samples.tolist()], np.int32)
         sizes = decoded.images.sizes
@@ -293,4 +318,23 @@ class Assembler:
                     donors=donors, donor_sizes=donor_sizes, sources=None if sources is None else sources[shown],
                 )
             )  # fmt: skip
-        return Assembled(samples, decoded.images, decoded.masks, plans, slots)
+        if request.companions is not None:
+            request.companions.note(plans, samples)
+        if self._textures is not None:
+            slots = self._plan_textures(request, decoded, textures, plans[0], slots)
+        return Assembled(samples, decoded.images, decoded.masks, plans, slots, request.companions)
+
+    def _plan_textures(
+        self, request: _Request, decoded: Decoded, textures: dict[int, int], rows: np.ndarray, slots: Slots
+    ) -> Slots:
+        """Note in the query's plan where its texture comes from, and its crop: by the query's draws, of the texture's size."""
+        samples = request.samples
+        asked = np.array([textures.get(i, -1) for i in samples.tolist()], np.int32)
+        there = (asked >= 0) & decoded.valid[asked]
+        rows["texture"] = np.where(there, 1, 2)
+        sizes = decoded.images.sizes[asked[there]]
+        drawn = draw_plan(
+            self._recipe, 0, seed=self._order.seed, epoch=request.epoch, samples=samples[there], sizes=sizes
+        )
+        rows["texture_crop"][there] = drawn["crop"]
+        return replace(slots, texture=np.where(there, asked, -1).astype(np.int32))

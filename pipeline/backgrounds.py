@@ -197,16 +197,9 @@ def _joined(
     behind = samples >= ours.first
     if not behind.any():
         return read(samples)
-    theirs, added = read(samples[~behind]), Pieces.of([read_ours(i) for i in (samples[behind] - ours.first).tolist()])
-    place = np.empty(len(samples), np.int64)
-    place[np.flatnonzero(~behind)] = np.arange(len(theirs))
-    place[np.flatnonzero(behind)] = np.arange(len(added)) + len(theirs)
-    arrays = theirs.arrays + added.arrays
-    return Pieces(
-        [arrays[i] for i in place.tolist()],
-        np.concatenate([theirs.addresses, added.addresses])[place],
-        np.concatenate([theirs.sizes, added.sizes])[place],
-    )
+    added = Pieces.of([read_ours(i) for i in (samples[behind] - ours.first).tolist()])
+    place = np.argsort(np.concatenate([np.flatnonzero(~behind), np.flatnonzero(behind)]))
+    return read(samples[~behind]).joined(added).pick(place.tolist())
 
 
 def _is_image_folder(path: str) -> bool:

@@ -1,4 +1,4 @@
-"""The `figureground` command: pack | index | check | masks | train-saliency | bgsets | show | run.
+"""The `figureground` command: pack | index | check | masks | textures | train-saliency | bgsets | show | run.
 
     figureground pack photographs/ shards/ --jobs 2
     figureground masks "shards/*.tar" --device cpu
@@ -82,6 +82,18 @@ def _run_masks(args: argparse.Namespace) -> int:
     return run_masks(args)
 
 
+def _add_textures(parser: argparse.ArgumentParser) -> None:
+    from .textures_job import add_textures
+
+    add_textures(parser)
+
+
+def _run_textures(args: argparse.Namespace) -> int:
+    from .textures_job import run_textures
+
+    return run_textures(args)
+
+
 def _add_train_saliency(parser: argparse.ArgumentParser) -> None:
     from .saliency_train import add_train_saliency
 
@@ -150,6 +162,7 @@ _VERBS: dict[str, tuple[str, Any, Any]] = {
     "index": ("write the indexes of shards", shards_cli.add_index, shards_cli.run_index),
     "check": ("look for problems in shards", _add_check, _run_check),
     "masks": ("make masks of all images", _add_masks, _run_masks),
+    "textures": ("make a texture of each image", _add_textures, _run_textures),
     "train-saliency": ("train a saliency network without labels", _add_train_saliency, _run_train_saliency),
     "bgsets": ("write background-challenge sets", _add_bgsets, _run_bgsets),
     "show": ("look at views or masks", _add_show, _run_show),

@@ -16,7 +16,7 @@ Fill = Literal["constant", "grey", "mean", "noise"]
 Source = Literal["whole", "inpainted", "strip"]
 Donors = Literal["block", "past", "store"]
 Region = Literal["all", "figure", "ground"]
-NegativeKind = Literal["patch", "texture"]
+NegativeKind = Literal["patch", "texture", "texture-file"]
 PairKind = Literal["clip", "class", "group"]
 Anchor = Literal["image", "object"]
 
@@ -192,7 +192,9 @@ class Negatives:
 
     kind: NegativeKind = "patch"
     """"patch": square patches of the query, drawn with replacement, tiled; "texture": the query's own spectrum with random
-    phase (Galerne, Gousseau and Morel 2011), in place of the paper's offline texture synthesis."""
+    phase (Galerne, Gousseau and Morel 2011), in place of the paper's offline texture synthesis; "texture-file": the paper's, from
+    the sidecars of `figureground textures`, with the same random numbers as the query (its crop, drawn for the texture's size, its
+    flip, colours and blur). A sample whose texture is missing gets one by random phase; `params` say so (`texture`)."""
     count: int = 1
     """Negatives per query."""
     side: tuple[int, int] = (16, 72)
@@ -200,10 +202,14 @@ class Negatives:
     places; the experiments' is the default. Ends above the view are cut to it."""
 
     def __post_init__(self) -> None:
-        if self.kind not in ("patch", "texture"):
-            raise ValueError(f"Negatives: kind must be 'patch' or 'texture', got {self.kind!r}")
+        if self.kind not in ("patch", "texture", "texture-file"):
+            raise ValueError(f"Negatives: kind must be 'patch', 'texture' or 'texture-file', got {self.kind!r}")
         if self.count < 1:
             raise ValueError(f"Negatives: count must be at least 1, got {self.count}")
+        if self.kind == "texture-file" and self.count != 1:
+            raise ValueError(
+                f"Negatives: count must be 1 for kind 'texture-file', one texture a sample, got {self.count}"
+            )
         if not 1 <= self.side[0] <= self.side[1]:
             raise ValueError(f"Negatives: side must be (low, high) with 1 <= low <= high [px], got {self.side}")
 

@@ -17,10 +17,12 @@ from figureground.shards.cache import ShardCache
 from .assemble import Assembler
 from .augment import Augmenter
 from .backgrounds import Backgrounds, JoinedMasks
+from .companions import extra_rows, lookahead
 from .decode import Decoder
 from .device import make_device
 from .donors import check_donors, most_images, reach_of
 from .engine import ARRAY_DTYPES, Engine, Epoch
+from .extras import check_loading, open_textures
 from .figure_crops import check_masks
 from .formats import FORMATS, WITH_MASKS, WITH_NEGATIVES
 from .lookalikes import Sampler, Sized
@@ -52,7 +54,8 @@ class Loader:
     recipe : Recipe
         See `figureground.pipeline.recipes`.
     batch_size : int
-        Samples per batch and rank. Multiples of 8 keep background donors inside the batch (see `Order.donors`).
+        Samples per batch and rank. Multiples of 8 keep background donors inside the batch (see `Order.donors`), and
+        multiples of a style's block its lender; with group mixing it must be a multiple of the group.
     device : str
         "cuda", "cuda:1", ... or "cpu". There is no fallback from one to the other.
     masks : {"auto", "sidecar", "kernel"} or None
@@ -60,6 +63,8 @@ class Loader:
         estimated on the device for each image; "auto": the sidecar where there is one, else the kernel; None: no masks.
     masks_dir : path, optional
         Folder of the sidecars; by default they lie beside their shards.
+    textures_dir : path, optional
+        The same for the sidecars of textures (`figureground textures`), read if the recipe has "texture-file" negatives.
     method : str
         Saliency method of the kernel.
     seed : int
@@ -124,6 +129,7 @@ class Loader:
         device: str = "cuda",
         masks: MaskMode = "auto",
         masks_dir: str | Path | None = None,
+        textures_dir: str | Path | None = None,
         method: str = "fused",
         seed: int = 0,
         format: Literal["dict", "moco", "swav", "dino", "dinov2", "solo", "lightly", "lightly-train", "vissl"] = "dict",
@@ -156,6 +162,7 @@ class Loader:
             raise ValueError(f"Loader: prefetch must be at least 1, got {prefetch}")
         if threads is not None and threads < 1:
             raise ValueError(f"Loader: threads must be at least 1, got {threads}")
+        check_loading(recipe, format=format, masks=masks, batch_size=batch_size)
         rank, world_size = find_rank(rank, world_size)
         threads = threads or len(os.sched_getaffinity(0))
         self._recipe, self._format, self._prefetch = recipe, format, prefetch
@@ -183,6 +190,9 @@ class Loader:
         with_masks, with_negatives = format in WITH_MASKS, format in WITH_NEGATIVES
         wanted = recipe.uses_masks or (with_masks and masks is not None)
         sidecars = MaskStore(self._store, masks_dir) if wanted and masks in ("auto", "sidecar") else None
+        textures = None
+        if with_negatives and recipe.uses_textures:
+            textures = open_textures(self._store, textures_dir)
         self._quarantine = Quarantine(
             self._store, self._store.shards, budget=error_budget, samples=-(-samples // world_size), path=quarantine,
             backgrounds=self._backgrounds,
@@ -196,8 +206,8 @@ class Loader:
                 "Loader: crops that follow objects need masks, or .json components with a box, got masks=None and no .json"
             )
         decoder = Decoder(
-            most_images(recipe, batch_size, samples, own), device=device, threads=threads, masks=sidecars is not None,
-            max_pixels=max_pixels, boxes=recipe.anchors,
+            most_images(recipe, batch_size, samples, own) + extra_rows(recipe) + (0 if textures is None else batch_size),
+            device=device, threads=threads, masks=sidecars is not None, max_pixels=max_pixels, boxes=recipe.anchors,
         )  # fmt: skip
         self._engine = Engine(
             recipe,
@@ -206,8 +216,11 @@ class Loader:
                 self._store, decoder, recipe, self._order, self._split, self._quarantine,
                 masks=None if sidecars is None else JoinedMasks(sidecars, self._backgrounds),
                 all_masks=with_masks, negatives=with_negatives,
-                ahead=Ahead(self._store, sidecars, self._order, self._split, window, reach_of(recipe, samples, own)),
-                backgrounds=self._backgrounds, partners=partners,
+                ahead=Ahead(
+                    self._store, (sidecars, textures), self._order, self._split, window,
+                    past=reach_of(recipe, samples, own), block=lookahead(recipe),
+                ),
+                backgrounds=self._backgrounds, partners=partners, textures=textures,
             ),
             Masker(recipe, masks if wanted else None, method=method, all_samples=with_masks),
             Augmenter(

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from figureground.shards.masks import sidecar_path
 
 from .masks_leftovers import remove_leftovers
-from .masks_work import OpenTask, ShardReport, Task, make_sidecar
+from .masks_work import OpenTask, ShardReport, Task, kind_of, make_sidecar
 
 log = logging.getLogger(__name__)
 
@@ -131,16 +131,16 @@ def _run_pool(
                 if report is None:
                     lost[number] += 1
                     done[number] = 0
-                    report = _after_loss(shards[number], out, lost[number], engine.retries)
+                    report = _after_loss(task, shards[number], out, lost[number], engine.retries)
                     if report is None:
                         waiting.appendleft(number)
                         continue
                 yield replace(report, attempts=report.attempts + lost[number]) if report.status == "made" else report
 
 
-def _after_loss(shard: str, out: str | None, lost: int, retries: int) -> ShardReport | None:
+def _after_loss(task: Task, shard: str, out: str | None, lost: int, retries: int) -> ShardReport | None:
     """Clean up behind a dead worker; return the shard's report if it is given up, None if it is made again."""
-    sidecar = sidecar_path(shard, out)
+    sidecar = sidecar_path(shard, out, kind_of(task))
     remove_leftovers([sidecar])
     if lost <= retries:
         log.warning(

@@ -15,14 +15,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from figureground.shards import ShardError, Store, expand
-from figureground.shards.masks import read_manifest, sidecar_is_valid, sidecar_path
+from figureground.shards.masks import SidecarKind, read_manifest, sidecar_is_valid, sidecar_path
 
 from .masks_bar import masks_bar
 from .masks_engines import Engine, make_engine
 from .masks_estimate import EstimateMasks
 from .masks_import import ImportMasks, surplus_files
 from .masks_leftovers import remove_leftovers
-from .masks_work import BINS, EMPTY_BELOW, FULL_ABOVE, ShardReport, Task, code_version, split_parameters
+from .masks_work import BINS, EMPTY_BELOW, FULL_ABOVE, ShardReport, Task, code_version, kind_of, split_parameters
 
 Shards = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -233,10 +233,11 @@ def run_task(
     began = time.perf_counter()
     paths = expand(shards)[:limit]
     folder = None if out is None else os.fspath(out)
-    _check_names(paths, folder)
+    kind = kind_of(task)
+    _check_names(paths, folder, kind)
     if folder is not None:
         os.makedirs(folder, exist_ok=True)
-    remove_leftovers(sidecar_path(path, folder) for path in paths)
+    remove_leftovers(sidecar_path(path, folder, kind) for path in paths)
     with ThreadPoolExecutor(8) as pool:
         plans = list(pool.map(lambda path: _plan(task, path, folder, overwrite), paths))
     _check_conflicts([plan.conflict for plan in plans if plan.conflict])
@@ -252,7 +253,7 @@ def run_task(
         finally:
             getattr(running, "close", lambda: None)()
             # Once more: workers of a run that was killed just before this one may have lived on for a moment.
-            remove_leftovers(sidecar_path(path, folder) for path in paths)
+            remove_leftovers(sidecar_path(path, folder, kind) for path in paths)
     return MasksReport(task.method, tuple(reports[path] for path in paths), time.perf_counter() - began)
 
 
@@ -267,16 +268,17 @@ class _Plan:
 
 
 def _plan(task: Task, shard: str, out: str | None, overwrite: bool) -> _Plan:
-    sidecar = sidecar_path(shard, out)
+    kind = kind_of(task)
+    sidecar = sidecar_path(shard, out, kind)
     try:
         with Store([shard]) as store:
             samples = len(store)
-            if overwrite or not os.path.exists(sidecar) or not sidecar_is_valid(sidecar, shard):
+            if overwrite or not os.path.exists(sidecar) or not sidecar_is_valid(sidecar, shard, kind=kind):
                 return _Plan(shard, samples)
             asked: dict[str, Any] = {"method": task.method, "version": code_version(), **task.parameters(store)}
     except (ShardError, OSError) as error:
         return _Plan(shard, report=ShardReport(shard, sidecar, "failed", error=str(error)))
-    manifest = read_manifest(sidecar)
+    manifest = read_manifest(sidecar, kind)
     settings, result = split_parameters(manifest)
     there = {"method": manifest.method, "version": manifest.version, **settings}
     if there != asked:
@@ -300,11 +302,11 @@ def _check_conflicts(conflicts: list[str]) -> None:
         raise ShardError(f"{conflicts[0]}{others}; pass overwrite (--overwrite) or another folder (--out)")
 
 
-def _check_names(paths: list[str], out: str | None) -> None:
+def _check_names(paths: list[str], out: str | None, kind: SidecarKind) -> None:
     """Two shards of one name in different folders would share a sidecar."""
     seen: dict[str, str] = {}
     for path in paths:
-        sidecar = os.path.abspath(sidecar_path(path, out))
+        sidecar = os.path.abspath(sidecar_path(path, out, kind))
         if sidecar in seen:
             raise ShardError(
                 f"{path} and {seen[sidecar]} would both write {sidecar}; run them with one folder (--out) each"

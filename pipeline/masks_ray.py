@@ -16,7 +16,7 @@ from typing import Any
 from figureground.shards.masks import sidecar_path
 
 from .masks_leftovers import remove_leftovers
-from .masks_work import OpenTask, ShardReport, Task, make_sidecar
+from .masks_work import OpenTask, ShardReport, Task, kind_of, make_sidecar
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class RayEngine:
         try:
             for report in run.reports(progress):
                 number = run.number_of[report.shard]
-                yield replace(report, shard=shards[number], sidecar=sidecar_path(shards[number], out))
+                yield replace(report, shard=shards[number], sidecar=sidecar_path(shards[number], out, kind_of(task)))
         finally:
             run.stop()
             if ours:
@@ -133,7 +133,7 @@ class _Run:
         self.number_of = {shard: number for number, shard in enumerate(shards)}
         self._waiting = deque(range(len(shards)))
         self._lost = [0] * len(shards)
-        self._task = ray.put(task)
+        self._task, self._kind = ray.put(task), kind_of(task)
         # Two calls at a time: `make`, and `done` beside it.
         self._class = ray.remote(ShardActor).options(max_concurrency=2, max_restarts=0, **engine.resources(task))
         self._busy: dict[Any, tuple[Any, int]] = {}
@@ -171,7 +171,7 @@ class _Run:
         except self._ray.exceptions.RayActorError:
             self._lost[number] += 1
             progress(number, 0)
-            sidecar = sidecar_path(shard, self._out)
+            sidecar = sidecar_path(shard, self._out, self._kind)
             remove_leftovers([sidecar])
             if self._lost[number] <= self._engine.retries:
                 log.warning("%s: its Ray actor died; the shard is made again", shard)

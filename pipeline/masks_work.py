@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 
 from figureground.shards import ShardError, Store
-from figureground.shards.masks import Manifest, MaskWriter, sidecar_path
+from figureground.shards.masks import MASKS, Manifest, MaskWriter, SidecarKind, sidecar_path
 
 from .config import Background
 
@@ -39,8 +39,8 @@ class Result(NamedTuple):
     key: str
     png: bytes | None
     """The mask; None if there is none."""
-    area: float
-    """Share of the figure: mean of the mask, 0..1."""
+    area: float | None
+    """Share of the figure: mean of the mask, 0..1; None for what is no mask."""
     note: str
     """Why there is no mask."""
 
@@ -56,7 +56,7 @@ class OpenTask(Protocol):
 
 
 class Task(Protocol):
-    """How masks are made."""
+    """How masks are made; a task that makes something else says so by an attribute `kind`, see `kind_of`."""
 
     @property
     def method(self) -> str:
@@ -153,6 +153,8 @@ class Tally:
             if result.png is None:
                 self._without.append((result.key, _ADDRESS.sub("", result.note)))
                 continue
+            if result.area is None:
+                continue
             self._histogram[min(BINS - 1, int(result.area * BINS))] += 1
             self._empty += result.area < EMPTY_BELOW
             self._full += result.area > FULL_ABOVE
@@ -163,6 +165,12 @@ class Tally:
             shard, sidecar, "made", self.samples, self.samples - len(self._without), self._empty, self._full,
             tuple(self._histogram), tuple(self._without),
         )  # fmt: skip
+
+
+def kind_of(task: Task) -> SidecarKind:
+    """Return what a task makes: masks, unless it says otherwise."""
+    kind: SidecarKind = getattr(task, "kind", MASKS)
+    return kind
 
 
 def make_sidecar(
@@ -190,7 +198,7 @@ def make_sidecar(
     The masks wait in memory (about 2 kB each), because the manifest says how they turned out, and to be in the
     temporary file for a moment only.
     """
-    sidecar = sidecar_path(shard, out)
+    sidecar, kind = sidecar_path(shard, out, kind_of(task)), kind_of(task)
     tally, pngs = Tally(), []
     try:
         with Store([shard]) as store:
@@ -202,7 +210,7 @@ def make_sidecar(
         report = tally.report(shard, sidecar)
         parameters = manifest_parameters(settings, report)
         with MaskWriter(
-            shard, method=task.method, parameters=parameters, version=code_version(), masks_dir=out
+            shard, method=task.method, parameters=parameters, version=code_version(), masks_dir=out, kind=kind
         ) as writer:
             for key, png in pngs:
                 writer.add(key, png)

@@ -50,6 +50,13 @@ PLAN_DTYPE = np.dtype(
         ("patch_shuffle", np.uint8),  # 1: the cells of a grid are permuted, by `seed`
         ("rotation", np.uint8),  # label augmentation: quarter turns to the left, 0..3, after colour and blur
         ("channel_order", np.uint8),  # label augmentation: row of kernels.turns.CHANNEL_ORDERS; 0: RGB
+        ("style", np.int64),  # sample id whose style the view has; -1: its own
+        (
+            "texture",
+            np.uint8,
+        ),  # of the query's negative: 1 from a file, 2 by random phase for want of one; 0: none was asked
+        ("texture_crop", np.float32, 4),  # x0, y0, width, height in the texture [px]; 0 where there is none
+        ("partner", np.int64),  # sample id whose pixels cover blocks of the corrupted copy; -1: none
         ("seed", np.uint64),  # key of this view for per-pixel noise, patch operations and extra negatives
         ("box", np.float32, 4),  # x0, y0, width, height of the object [px] that the crop follows; zeros: of none
         ("source", np.int64),  # sample id of the image that the view shows: `sample`, or its partner (see `pairs`)
@@ -199,6 +206,7 @@ def _draw(seed, epoch, view, samples, sizes, donors, donor_sizes, spec, rows):  
         r.patch_shuffle = uniform(h, _PATCH_SHUFFLE) < spec.shuffle_p
         r.rotation = int(uniform(h, _ROTATION) * spec.rotations)
         r.channel_order = int(uniform(h, _CHANNEL_ORDER) * spec.channel_orders)
+        r.style, r.partner = -1, -1  # `companions` knows
         r.seed = chain(h, _SEED)
 
 

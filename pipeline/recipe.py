@@ -27,6 +27,7 @@ from .config import (
     Source,
     View,
 )
+from .techniques import BlockCorruption, GroupMixing, StyleTransfer, TokenMasks, TokenPolicy
 
 StagePoint = Literal["composite", "color", "normalize"]
 
@@ -58,17 +59,25 @@ class Recipe:
     std: tuple[float, float, float] = IMAGENET_STD
     negatives: Negatives | None = None
     """Extra negatives of each query, handed out by `format="dict"`; the swap negative comes before them."""
+    token_masks: TokenMasks | None = None
+    corruption: BlockCorruption | None = None
+    mixing: GroupMixing | None = None
+    style: StyleTransfer | None = None
 
     def __post_init__(self) -> None:
         if not self.views:
             raise ValueError("Recipe: views must hold at least one View, got none")
         if min(self.std) <= 0:
             raise ValueError(f"Recipe: std must be positive, got {self.std}")
+        for technique in (self.token_masks, self.corruption, self.mixing, self.style):
+            if technique is not None:
+                technique.check(self.views)
 
     @property
     def uses_masks(self) -> bool:
         """True if a view needs masks."""
-        return any(
+        led = self.token_masks is not None and self.token_masks.led
+        return led or any(
             view.background is not None
             or (view.patch_shuffle is not None and view.patch_shuffle.region != "all")
             or view.crop.figure is not None
@@ -85,6 +94,11 @@ class Recipe:
     def inpaints(self) -> bool:
         """True if a view needs the masks of its background donors."""
         return any(v.background is not None and v.background.source != "whole" for v in self.views)
+
+    @property
+    def uses_textures(self) -> bool:
+        """True if the negatives are textures from files."""
+        return self.negatives is not None and self.negatives.kind == "texture-file"
 
     @property
     def swaps(self) -> bool:
@@ -244,6 +258,82 @@ class Recipe:
             replace(v, crop=replace(v.crop, anchor="object")) if i in chosen else v for i, v in enumerate(self.views)
         )
         return replace(self, views=changed)
+
+    def with_token_masks(
+        self,
+        *,
+        patch: int = 16,
+        ratio: float = 0.75,
+        by: TokenPolicy = "random",
+        views: tuple[int, ...] | None = None,
+    ) -> Recipe:
+        """Return the recipe with masks of hidden tokens for some views (default: the global crops); see `TokenMasks`.
+
+        `format="dict"` hands them out as `token_masks`: for each view (B, tokens) bool, row-major, True = hidden.
+
+        Examples
+        --------
+        >>> Recipe("one", (View(),)).with_token_masks(by="figure", ratio=0.6).uses_masks
+        True
+        """
+        return replace(self, token_masks=TokenMasks(patch, ratio, by, self._chosen("with_token_masks", views)))
+
+    def with_block_corruption(
+        self,
+        *,
+        max_share: float = 0.5,
+        max_block: float = 0.3,
+        grid: int = 1,
+        fill: Literal["noise", "zero"] = "noise",
+        partner_p: float = 0.5,
+        partner_share: float = 0.3,
+        views: tuple[int, ...] | None = None,
+    ) -> Recipe:
+        """Return the recipe with corrupted copies of some views (default: the global crops); see `BlockCorruption`.
+
+        `format="dict"` hands them out as `corrupted` and `corruption_mask`: for each view (B, 3, S, S) and (B, S, S) bool, True =
+        covered. `views` stay clean.
+
+        Examples
+        --------
+        >>> Recipe("one", (View(),)).with_block_corruption(grid=16).corruption.max_share
+        0.5
+        """
+        chosen = self._chosen("with_block_corruption", views)
+        corruption = BlockCorruption(max_share, max_block, grid, fill, partner_p, partner_share, chosen)
+        return replace(self, corruption=corruption)
+
+    def with_group_mixing(self, *, group: int = 4, patch: int = 16, views: tuple[int, ...] | None = None) -> Recipe:
+        """Return the recipe with mixed copies of some views (default: the global crops); see `GroupMixing`.
+
+        `format="dict"` hands them out as `mixed`, `mixing_source` and `mixing_members`: for each view (B, 3, S, S) and (B, patches)
+        int8, which member of its group a patch shows; and (B, group) int64, the members' sample ids. `views` stay unmixed.
+
+        Examples
+        --------
+        >>> Recipe("one", (View(),)).with_group_mixing(group=2).mixing.patch
+        16
+        """
+        return replace(self, mixing=GroupMixing(group, patch, self._chosen("with_group_mixing", views)))
+
+    def with_style_transfer(
+        self,
+        *,
+        block: int,
+        window: float = 0.1,
+        ratio: float = 1.0,
+        p: float = 1.0,
+        views: tuple[int, ...] | None = None,
+    ) -> Recipe:
+        """Return the recipe with one style a block of samples and view (default: all views); see `StyleTransfer`.
+
+        Examples
+        --------
+        >>> Recipe("two", (View(), View())).with_style_transfer(block=256).style.views
+        (0, 1)
+        """
+        chosen = tuple(range(len(self.views))) if views is None else views
+        return replace(self, style=StyleTransfer(block, window, ratio, p, chosen))
 
     def _chosen(self, method: str, views: tuple[int, ...] | None) -> tuple[int, ...]:
         """Return the views that a method changes: the given ones, else the global crops."""

@@ -26,6 +26,7 @@ from .config import (
     View,
 )
 from .recipe import Recipe, Stage
+from .techniques import BlockCorruption, GroupMixing, StyleTransfer, TokenMasks
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -33,9 +34,11 @@ __all__ = [
     "PRESETS",
     "Background",
     "BackgroundMode",
+    "BlockCorruption",
     "Blur",
     "Crop",
     "Fill",
+    "GroupMixing",
     "Jitter",
     "LabelAugmentation",
     "Negatives",
@@ -44,6 +47,8 @@ __all__ = [
     "Recipe",
     "Source",
     "Stage",
+    "StyleTransfer",
+    "TokenMasks",
     "View",
     "barlow_twins",
     "byol",

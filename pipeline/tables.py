@@ -30,9 +30,11 @@ class Slots:
     """(decoded,) float: mean of each mask, 0..1."""
     source: np.ndarray | None = None
     """(V, B) int32: row of the image that each view shows; None where all show the samples' own."""
-
     box: np.ndarray | None = None
     """(decoded, 4) float64: object's box in each image, x0, y0, width, height [px], zeros: not known; None: nobody asks."""
+
+    texture: np.ndarray | None = None
+    """(B,) int32: row of each sample's texture, -1 where there is none; None if nobody asks."""
 
     def of_view(self, view: int) -> np.ndarray:
         """Return the rows (B,) int32 of the images that a view shows."""
@@ -84,6 +86,18 @@ def negative_rows(rows: np.ndarray, donor: np.ndarray) -> np.ndarray:
     table = np.zeros(len(rows), RENDER_DTYPE)
     table["image"], table["mask"], table["donor"] = donor, -1, -1
     table["box"], table["clip"], table["flip"] = rows["donor_crop"], 1, rows["donor_flip"]
+    return table
+
+
+def texture_rows(rows: np.ndarray, crops: np.ndarray, slots: Slots) -> np.ndarray:
+    """Textures of the queries, with the query's flip and a crop of their own; a sample without one stands in for it."""
+    assert slots.texture is not None
+    table = np.zeros(len(rows), RENDER_DTYPE)
+    there = slots.texture >= 0
+    table["image"] = np.where(there, slots.texture, slots.image)
+    table["mask"], table["donor"] = -1, -1
+    table["box"] = np.where(there[:, None], crops, rows["crop"])
+    table["clip"], table["flip"] = rows["crop_clip"], rows["flip"]
     return table
 
 

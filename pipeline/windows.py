@@ -294,33 +294,41 @@ class Ahead:
     Parameters
     ----------
     store : Store
-    masks : MaskStore or None
+    masks : MaskStore, several of them, or None
     order : Order or WindowOrder
     split : Split
     window : int
         Shards to fetch beyond the window that is being read.
     past : int
         How many positions back donors lie.
+    block : int
+        Samples work together in aligned blocks of so many positions; see `companions`.
     """
 
     def __init__(
         self,
         store: Store,
-        masks: MaskStore | None,
+        masks: MaskStore | Sequence[MaskStore | None] | None,
         order: Order | WindowOrder,
         split: Split,
         window: int,
+        *,
         past: int = 0,
+        block: int = 1,
     ) -> None:
-        self._stores: list[Store | MaskStore] = [store] if masks is None else [store, masks]
-        self._order, self._split, self._window, self._past = order, split, window, past
+        sidecars = [masks] if isinstance(masks, MaskStore) or masks is None else masks
+        self._stores: list[Store | MaskStore] = [store, *(m for m in sidecars if m is not None)]
+        self._order, self._split, self._window, self._past, self._block = order, split, window, past, block
 
     def need(self, epoch: int, batch: int, start: int) -> None:
         """Announce batch number `batch` after position `start`, before its first image is read."""
         if not isinstance(self._order, WindowOrder):
             return
         step = self._split.step
-        first = min(start + batch * step, self._order.samples)
-        shards = self._order.shards_needed(epoch, first, ahead=self._window, count=step, past=self._past)
+        begin = start + batch * step
+        end = -(-(begin + step) // self._block) * self._block
+        begin = begin // self._block * self._block
+        first = min(begin, self._order.samples)
+        shards = self._order.shards_needed(epoch, first, ahead=self._window, count=end - begin, past=self._past)
         for store in self._stores:
             store.need(shards)

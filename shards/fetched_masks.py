@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from .cache import ShardCache
 from .fetched import each, load_remote_indexes
 from .index_text import ShardIndex
-from .patterns import SIDECAR_ENDING
 from .reader import Store
 from .remote import RemoteFile
-from .sidecar import Manifest, manifest_place, parse_manifest
+from .sidecar import MASKS, Manifest, SidecarKind, manifest_place, parse_manifest
 from .urls import beside, is_url, shown
 
 
-def find_sidecars(store: Store, masks_dir: str | os.PathLike[str] | None) -> list[RemoteFile | None]:
+def find_sidecars(
+    store: Store, masks_dir: str | os.PathLike[str] | None, kind: SidecarKind = MASKS
+) -> list[RemoteFile | None]:
     """Look for the sidecars of a store's remote shards.
 
     Parameters
@@ -23,6 +24,7 @@ def find_sidecars(store: Store, masks_dir: str | os.PathLike[str] | None) -> lis
     store : Store
     masks_dir : path or URL, optional
         Where the sidecars lie; by default beside their shards. A local folder holds no remote ones.
+    kind : SidecarKind
 
     Returns
     -------
@@ -41,13 +43,15 @@ def find_sidecars(store: Store, masks_dir: str | os.PathLike[str] | None) -> lis
     for shard, file in zip(store.shards, store.fetched.files, strict=True):
         if masks_dir is not None:
             name = os.path.splitext(os.path.basename(shard))[0]
-            urls.append(f"{os.fspath(masks_dir).rstrip('/')}/{name}{SIDECAR_ENDING}")
+            urls.append(f"{os.fspath(masks_dir).rstrip('/')}/{name}{kind.ending}")
         else:
-            urls.append(None if file is None else beside(file.url, SIDECAR_ENDING))
+            urls.append(None if file is None else beside(file.url, kind.ending))
     return each(lambda url, stop: None if url is None else remote.find(url, stop), urls)
 
 
-def load_sidecars(files: Sequence[RemoteFile | None], cache: ShardCache) -> list[tuple[int, ShardIndex, Manifest]]:
+def load_sidecars(
+    files: Sequence[RemoteFile | None], cache: ShardCache, kind: SidecarKind = MASKS
+) -> list[tuple[int, ShardIndex, Manifest]]:
     """Read the indexes and manifests of sidecars: two small requests each.
 
     Parameters
@@ -55,6 +59,7 @@ def load_sidecars(files: Sequence[RemoteFile | None], cache: ShardCache) -> list
     files : sequence of RemoteFile or None
         From `find_sidecars`.
     cache : ShardCache
+    kind : SidecarKind
 
     Returns
     -------
@@ -68,12 +73,12 @@ def load_sidecars(files: Sequence[RemoteFile | None], cache: ShardCache) -> list
     """
     there = [(number, file) for number, file in enumerate(files) if file is not None]
     indexes = load_remote_indexes([file for _, file in there], cache)
-    places = [manifest_place(shown(file.url), index) for (_, file), index in zip(there, indexes, strict=True)]
+    places = [manifest_place(shown(file.url), index, kind) for (_, file), index in zip(there, indexes, strict=True)]
     texts = each(
         lambda asked, stop: b"".join(cache.remote.blocks(asked[0], *asked[1], stop=stop)),
         [(file, place) for (_, file), place in zip(there, places, strict=True)],
     )
     return [
-        (number, index, parse_manifest(shown(file.url), text))
+        (number, index, parse_manifest(shown(file.url), text, kind))
         for (number, file), index, text in zip(there, indexes, texts, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""Masks by sample id, from the sidecars of a store's shards."""
+"""Masks (or textures) by sample id, from the sidecars of a store's shards."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .index_text import ShardIndex
 from .maps import Maps
 from .pieces import Pieces, cut_pieces
 from .reader import Store
-from .sidecar import MASK_EXT, Manifest, manifest_of, sidecar_path
+from .sidecar import MASKS, Manifest, SidecarKind, manifest_of, sidecar_path
 from .urls import shown
 
 
@@ -33,6 +33,8 @@ class MaskStore:
         cache, and `masks_dir` may be a URL then.
     max_open : int, optional
         Sidecars kept mapped at a time, as for `Store`.
+    kind : SidecarKind
+        `sidecar.TEXTURES`: textures in place of masks.
 
     Raises
     ------
@@ -46,15 +48,21 @@ class MaskStore:
     """
 
     def __init__(
-        self, store: Store, masks_dir: str | os.PathLike[str] | None = None, *, max_open: int | None = None
+        self,
+        store: Store,
+        masks_dir: str | os.PathLike[str] | None = None,
+        *,
+        max_open: int | None = None,
+        kind: SidecarKind = MASKS,
     ) -> None:
+        self._kind = kind
         self._starts_at = store.starts
         self._starts = self._starts_at.tolist()
         self._offset = np.full(len(store), -1, np.int64)
         self._size = np.zeros(len(store), np.uint32)
-        files = find_sidecars(store, masks_dir)
+        files = find_sidecars(store, masks_dir, kind)
         self.sidecars = [
-            os.path.abspath(sidecar_path(shard, masks_dir)) if file is None else shown(file.url)
+            os.path.abspath(sidecar_path(shard, masks_dir, kind)) if file is None else shown(file.url)
             for shard, file in zip(store.shards, files, strict=True)
         ]
         """Absolute path (or URL) of each shard's sidecar, there or not."""
@@ -64,10 +72,10 @@ class MaskStore:
                 seen = os.stat(sidecar)
                 status[number] = seen.st_size, seen.st_mtime_ns
                 masks = load_index(sidecar)
-                self._take_in(store, number, masks, manifest_of(sidecar, masks))
+                self._take_in(store, number, masks, manifest_of(sidecar, masks, kind))
         self._maps = Maps(self.sidecars, status, max_open)
         if store.fetched is not None and any(files):
-            for number, masks, manifest in load_sidecars(files, store.fetched.cache):
+            for number, masks, manifest in load_sidecars(files, store.fetched.cache, kind):
                 self._take_in(store, number, masks, manifest)
             self._maps = FetchedMaps(self.sidecars, status, max_open, files, store.fetched.cache)
 
@@ -80,9 +88,9 @@ class MaskStore:
         if manifest.source != store.shard_fingerprint(number):
             raise ShardError(
                 f"{self.sidecars[number]}: made from another state of {store.shards[number]}; "
-                f"run 'figureground masks {store.shards[number]}' again, or remove the sidecar"
+                f"run 'figureground {self._kind.name} {store.shards[number]}' again, or remove the sidecar"
             )
-        samples, rows = match(store.shard_keys(number), masks)
+        samples, rows = match(store.shard_keys(number), masks, self._kind.ext)
         at = samples + self._starts[number]
         self._offset[at] = masks.offset[rows]
         self._size[at] = masks.size[rows]
@@ -146,7 +154,7 @@ class MaskStore:
         self.close()
 
 
-def match(keys: list[bytes], masks: ShardIndex) -> tuple[np.ndarray, np.ndarray]:
+def match(keys: list[bytes], masks: ShardIndex, mask_ext: str = MASKS.ext) -> tuple[np.ndarray, np.ndarray]:
     """Pair samples with masks of the same key.
 
     Parameters
@@ -155,6 +163,8 @@ def match(keys: list[bytes], masks: ShardIndex) -> tuple[np.ndarray, np.ndarray]
         Keys of the shard's samples, escaped.
     masks : ShardIndex
         The sidecar's index.
+    mask_ext : str
+        Extension of a mask.
 
     Returns
     -------
@@ -163,7 +173,7 @@ def match(keys: list[bytes], masks: ShardIndex) -> tuple[np.ndarray, np.ndarray]
     (m,) int64
         Rows of their masks in the sidecar's index.
     """
-    ext = MASK_EXT.encode()
+    ext = mask_ext.encode()
     number = masks.exts.index(ext) if ext in masks.exts else -1
     rows = np.flatnonzero(masks.ext == number)
     owners = np.searchsorted(masks.first, rows, side="right") - 1

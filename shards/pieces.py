@@ -41,6 +41,22 @@ class Pieces(Sequence[np.ndarray | None]):
         table = np.array(places, np.int64).reshape(-1, 2)
         return cls(list(arrays), table[:, 0].copy(), table[:, 1].copy())
 
+    def pick(self, places: Sequence[int]) -> Pieces:
+        """Return the pieces at some places, in their order."""
+        chosen = np.asarray(places, np.int64)
+        return Pieces([self.arrays[i] for i in chosen.tolist()], self.addresses[chosen], self.sizes[chosen])
+
+    def joined(self, more: Pieces) -> Pieces:
+        """Return these pieces and others behind them.
+
+        Examples
+        --------
+        >>> len(Pieces.of([None]).joined(Pieces.of([None, np.zeros(3, np.uint8)])).pick([2, 0]))
+        2
+        """
+        addresses, sizes = [self.addresses, more.addresses], [self.sizes, more.sizes]
+        return Pieces(self.arrays + more.arrays, np.concatenate(addresses), np.concatenate(sizes))
+
     def __len__(self) -> int:
         return len(self.arrays)
 
