@@ -255,6 +255,14 @@ def test_fetched_shards_that_the_past_needs_are_announced(past):
         assert len(needed) <= 6  # two windows, which the cache can hold
 
 
+def test_the_start_of_an_epoch_reaches_ahead_into_the_second_of_two_windows():
+    order, recipe = WindowOrder(np.arange(6) * 40, seed=1, window=3), _many(4, donors="past", past=150)
+    check_donors(recipe, order, 8, None)
+    drawn = Donors(order, recipe).draw(0, np.arange(8), lambda found: found)
+    assert drawn.max() > 120
+    assert set(order.sample_ids(0, drawn.ravel()) // 40) <= set(order.shards_needed(0, 0, 0, 8, 150))
+
+
 def test_fetched_shards_refuse_what_may_not_be_cached():
     order = WindowOrder(np.arange(31) * 40, window=3)
     assert order.smallest_window == 120
