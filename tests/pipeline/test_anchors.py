@@ -175,10 +175,12 @@ def write_objects(folder, *, masks=True, boxes=True, count=48):
     return str(folder / "a.tar"), np.array(places)
 
 
-@pytest.mark.parametrize("source", ["json", "sidecar", "kernel", "both"])
+@pytest.mark.parametrize("source", ["json", "sidecar", "kernel", "both", "json and kernel"])
 def test_loader_takes_boxes_from_documents_and_masks(tmp_path, source):
-    shards, places = write_objects(tmp_path, masks=source in ("sidecar", "both"), boxes=source in ("json", "both"))
-    mode = {"json": None, "sidecar": "sidecar", "kernel": "kernel", "both": "auto"}[source]
+    shards, places = write_objects(
+        tmp_path, masks=source in ("sidecar", "both"), boxes=source.startswith(("json", "both"))
+    )
+    mode = {"json": None, "sidecar": "sidecar", "both": "auto"}.get(source, "kernel")
     with make(shards, RECIPE.with_pairs("clip"), masks=mode, format="moco" if source == "kernel" else "dict") as loader:
         batches = list(loader)
         again = None if source == "kernel" else loader.replay(batches[0]["index"].tolist(), epoch=0)

@@ -209,7 +209,13 @@ def test_sidecar_messages(named, tmp_path, given, message):
 
 
 def write_clips(
-    folder: Path, clips: int = 6, frames: int = 10, *, bad: tuple[int, ...] = (), per_shard: int = 25
+    folder: Path,
+    clips: int = 6,
+    frames: int = 10,
+    *,
+    bad: tuple[int, ...] = (),
+    per_shard: int = 25,
+    mask_step: int = 1,
 ) -> str:
     """Shards of frames `clip/frame`: a white disc on grey of level 4 x (sample id + 1); masks are the discs."""
     rng = np.random.default_rng(3)
@@ -227,8 +233,9 @@ def write_clips(
         write_tar(path, [member for sample in members[first : first + per_shard] for member in sample])
         write_index(path)
         with MaskWriter(path, method="truth") as writer:
-            for key, mask in masks[first : first + per_shard]:
-                writer.add(key, mask)
+            for number in range(first, min(first + per_shard, len(masks))):
+                if number % mask_step == 0:
+                    writer.add(*masks[number])
     return str(folder / "part-*.tar")
 
 
@@ -283,6 +290,26 @@ def test_backgrounds_of_pairs(clips, mode, masks):
             assert (rows["donor"] != rows["source"]).all()
     if masks is None:
         np.testing.assert_array_equal(corner_level(batch["views"][1].numpy()), batch["params"][1]["source"])
+
+
+@pytest.mark.parametrize("masks", ["sidecar", "kernel", "auto"])
+def test_masks_are_made_for_what_is_shown(clips, masks):
+    """Also where only the views that change their background need masks."""
+    recipe = replace(LEVELS, views=(PLAIN,) * 2).with_background("remove", p=0.5, fill="constant", color=(0, 255, 0))
+    recipe = recipe.with_pairs("class", views=(0, 1))
+    with (
+        make(clips, recipe, batch_size=16, masks=masks) as loader,
+        make(clips, recipe, batch_size=16, masks=masks, format="moco") as lean,
+    ):
+        batch, (views, _) = next(iter(loader)), next(iter(lean))
+    assert batch["mask_valid"].all()
+    for view, same, rows, mask in zip(batch["views"], views, batch["params"], batch["masks"], strict=True):
+        np.testing.assert_array_equal(view.numpy(), same.numpy())
+        np.testing.assert_array_equal(rows["background"] > 0, rows["background_drawn"] > 0)
+        assert 0 < rows["background"].astype(bool).sum() < 16
+        assert (mask.numpy()[:, 8, 8] > 0.5).all()  # the disc is in the middle
+        green = (view.numpy()[:, 1, 0, 0] > 0.9) & (view.numpy()[:, 0, 0, 0] < 0.1)
+        np.testing.assert_array_equal(green, rows["background"] > 0)
 
 
 @pytest.fixture(scope="module")
@@ -375,6 +402,38 @@ def test_a_replaced_sample_is_the_same_at_first_and_later(tmp_path):
     for first, later in zip(*runs, strict=True):
         for a, b in zip(first, later, strict=True):
             np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+def test_the_own_image_stands_in_with_its_mask(tmp_path):
+    """Only the view of the partner needs masks: the sample's own is read once the partner turns out to be broken."""
+    shards = write_clips(tmp_path, bad=(3, 20, 41))
+    recipe = LEVELS.with_background("remove", p=1.0, fill="constant", views=(1,)).with_pairs("clip", gap=(1, 2))
+    runs = []
+    with make(shards, recipe, masks="sidecar", error_budget=0.5, format="moco") as loader:
+        for _ in range(2):
+            loader.set_epoch(0)
+            runs.append(np.concatenate([views[1].numpy() for views, _ in loader]))
+    np.testing.assert_array_equal(*runs)
+    assert (np.abs(runs[0][:, :, 0, 0] * 255 - (124, 116, 104)) < 1).all()
+
+
+def test_negatives_of_pairs_with_and_without_masks(tmp_path):
+    shards = write_clips(tmp_path, mask_step=2)
+    recipe = LEVELS.with_background("swap", p=0.0).with_pairs("class", views=(0,))
+    with make(shards, recipe, batch_size=20, masks="sidecar") as loader:
+        batch = next(iter(loader))
+    source = batch["params"][0]["source"]
+    assert 0 < (source % 2).sum() < 20
+    assert ((source % 2) != (batch["index"].numpy() % 2)).any()
+    same = corner_level(batch["negatives"][:, 0].numpy()) == source
+    np.testing.assert_array_equal(same, source % 2 == 0)  # the query's ground, else the other image alone
+
+
+def test_many_partners_fit_the_decoder(shards):
+    recipe = replace(LEVELS, views=(PLAIN,) * 4).with_pairs("class", views=(0, 1, 2, 3))
+    with make(shards, recipe, batch_size=30, masks=None) as loader:
+        batch = next(iter(loader))
+    assert len(np.unique([batch["index"].numpy(), *(rows["source"] for rows in batch["params"])])) > 30 + 48
 
 
 def test_groups(shards, tmp_path):
