@@ -16,6 +16,7 @@ Fill = Literal["constant", "grey", "mean", "noise"]
 Source = Literal["whole", "inpainted"]
 Region = Literal["all", "figure", "ground"]
 NegativeKind = Literal["patch", "texture"]
+Interpolation = Literal["bilinear", "bicubic"]
 
 
 def _probability(owner: str, **values: float) -> None:
@@ -42,12 +43,16 @@ class Crop:
     """Range of the crop's width / height; drawn uniformly in its logarithm."""
     resize: int = 0
     """0: random crop. Else: the shorter side is resized to this many px and the centre `size` px are cut out."""
+    interpolation: Interpolation = "bilinear"
+    """Pillow's filter of that name, antialiased, for the image and its background donor; masks are always bilinear."""
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"Crop: size must be at least 1 px, got {self.size}")
         if self.resize and self.resize < self.size:
             raise ValueError(f"Crop: resize must be 0 or at least size = {self.size} px, got {self.resize}")
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise ValueError(f"Crop: interpolation must be 'bilinear' or 'bicubic', got {self.interpolation!r}")
         _range("Crop", "scale", self.scale, 1e-6, 1.0)
         _range("Crop", "ratio", self.ratio, 1e-3, 1e3)
 

@@ -86,9 +86,12 @@ def _resample() -> list[Any]:
     rows["fill"], rows["seed_lo"] = [9, 99, 200], 5
     batches = Ragged.from_arrays(images), Ragged.from_arrays(masks)
     results = [resample.render_views(batches[0], rows, size, masks=batches[1]) for size in [(20, 36), (35, 33)]]
+    results.append(resample.render_views(batches[0], rows, (20, 36), masks=batches[1], interpolation="bicubic"))
     # Windows longer than the tables of weights.
-    large = poisoned(_bytes(130, 260, 3), "end")
-    results.append(resample.render_views(Ragged.from_arrays([large]), resample.full_rows([(130, 260)]), (2, 20)))
+    large = poisoned(_bytes(130, 260, 3) // 128 * 255, "end")
+    for how in ("bilinear", "bicubic"):
+        row = resample.full_rows([(130, 260)])
+        results.append(resample.render_views(Ragged.from_arrays([large]), row, (2, 20), interpolation=how))
     return [array for pair in results for array in pair if array is not None]
 
 
