@@ -156,12 +156,16 @@ class Epoch:
         prefetch: int,
         note: Callable[[int, int, bool], None],
     ) -> None:
-        self._engine, self._form, self._note = engine, form, note
+        self._engine, self._form, self._note, self._prefetch = engine, form, note, prefetch
+        self._begin(epoch, start)
+
+    def _begin(self, epoch: int, start: int) -> None:
+        engine = self._engine
         self._epoch, self._start = epoch, start
         self._batches = engine.assembler.split.batches(start)
         self._taken, self._over = 0, False
         self._began, self._waited_s = 0.0, 0.0
-        self._queue: queue.Queue[Any] = queue.Queue(prefetch)
+        self._queue: queue.Queue[Any] = queue.Queue(self._prefetch)
         stop = threading.Event()
         thread = threading.Thread(
             target=_produce,
@@ -178,6 +182,19 @@ class Epoch:
 
     def __len__(self) -> int:
         return self._batches
+
+    @property
+    def is_open(self) -> bool:
+        """True until the end, or `close`."""
+        return not self._over
+
+    def turn_to(self, epoch: int) -> bool:
+        """Start another epoch in this one's place, if no batch was handed out yet; returns whether it did."""
+        if self._over or self._taken or epoch == self._epoch:
+            return False
+        self.close()
+        self._begin(epoch, 0)
+        return True
 
     def __next__(self) -> Any:
         if self._over:

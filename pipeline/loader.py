@@ -199,7 +199,7 @@ class Loader:
         self._running: weakref.ref[Epoch] | None = None
         self._finalizer = weakref.finalize(self, _close, self._engine, decoder, self._store)
         self.batch_size, self.drop_last, self.num_workers = batch_size, drop_last, 0
-        self.dataset, self.sampler = _Sized(samples), _Sampler(self)
+        self.dataset, self.sampler, self.batch_sampler = _Sized(samples), _Sampler(self), None
 
     def __len__(self) -> int:
         """Batches of a whole epoch on this rank: exact, constant, the same on all ranks."""
@@ -208,11 +208,20 @@ class Loader:
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration; without it, each iteration takes the next one.
 
-        Setting the epoch that `load_state_dict` restored keeps the position inside it.
+        Setting the epoch that `load_state_dict` restored keeps the position inside it. As with torch's samplers, it still acts on
+        an iterator that has not handed out a batch (Lightning calls it after `iter`).
         """
         if epoch < 0:
             raise ValueError(f"Loader: epoch must not be negative, got {epoch}")
         self._asked_epoch = epoch
+        running = self._running() if self._running is not None else None
+        if running is not None and running.turn_to(epoch):
+            self._epoch, self._position = epoch, 0
+
+    def _is_running(self, epoch: int) -> bool:
+        """Tell whether an iteration of an epoch is open."""
+        running = self._running() if self._running is not None else None
+        return running is not None and running.is_open and self._epoch == epoch
 
     def _stop_running(self) -> None:
         running = self._running() if self._running is not None else None
@@ -271,7 +280,8 @@ class Loader:
 
         Batches that were prefetched but not yet handed out count as not delivered.
         """
-        epoch, position = self._next_pass() if self._asked_epoch >= 0 else (self._epoch, self._position)
+        asked = self._asked_epoch >= 0 and not self._is_running(self._asked_epoch)
+        epoch, position = self._next_pass() if asked else (self._epoch, self._position)
         return {
             "version": _STATE_VERSION,
             "epoch": epoch,
