@@ -55,7 +55,9 @@ def _fit(shards, folder, *, stop_after=None, resume=None, every=4, validate=Fals
         **options,
     )  # fmt: skip
     with warnings.catch_warnings(), make(shards, RECIPE, format="solo", seed=1, batch_size=batch_size) as train:
-        warnings.filterwarnings("ignore", ".*(isinstance.treespec|no `val_dataloader`|dirpath has changed|Checkpoint directory).*")
+        warnings.filterwarnings(
+            "ignore", ".*(isinstance.treespec|no `val_dataloader`|dirpath has changed|Checkpoint directory).*"
+        )
         warnings.filterwarnings("error", ".*not resumable.*")
         val = make(shards, recipes.eval(16), format="solo", shuffle=False, batch_size=40) if validate else None
         try:
