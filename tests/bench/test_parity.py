@@ -9,11 +9,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from torchvision_ops import declare_operators
 
 from figureground.bench import parity, parity_draws, parity_reference
 from figureground.bench.photos import write_photos
 from figureground.pipeline import recipes
 from figureground.pipeline.config import Crop, View
+
+declare_operators()
 
 
 @pytest.fixture(scope="module")

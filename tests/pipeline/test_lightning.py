@@ -8,9 +8,11 @@ import warnings
 import pytest
 import torch
 from loader_tools import make
+from torchvision_ops import declare_operators
 
 from figureground.pipeline import recipes
 
+declare_operators()  # torchmetrics imports torchvision where there is one
 lightning = pytest.importorskip("lightning")
 from lightning.pytorch.callbacks import ModelCheckpoint  # noqa: E402
 
