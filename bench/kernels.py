@@ -83,6 +83,9 @@ def make_cases(xp: Any, count: int) -> dict[str, Case]:
             area + donors + mask_bytes + pixels + pixels // 3,
             count,
         ),
+        "crop and resize, bicubic": Case(
+            lambda: render_views(images, rows, (VIEW, VIEW), interpolation="bicubic", out=out), area + pixels, count
+        ),
         "jitter, all four": Case(
             lambda: jitter_color(views, factors=plan["jitter_factors"], order=order, out=out), 2 * pixels, count
         ),

@@ -196,7 +196,7 @@ class Augmenter:
                     view_masks[v][part] = 0 if turned is None else turned
                 others = []
                 if query and fill is not None:
-                    hard, _ = render_views(images, fill[part], shape)
+                    hard, _ = render_views(images, fill[part], shape, interpolation=recipe.views[0].crop.interpolation)
                     if mask is not None:
                         # Without a mask there is no background to share: the negative is the other image alone.
                         shared = mask.copy()
@@ -220,15 +220,16 @@ class Augmenter:
         self, view: int, images: Ragged, masks: Ragged | None, table: np.ndarray, mask_valid: np.ndarray
     ) -> tuple[Any, Any]:
         """Cut the views of some samples out of their images and put them on their grounds."""
-        background, size = self._recipe.views[view].background, self._recipe.views[view].crop.size
+        background, crop = self._recipe.views[view].background, self._recipe.views[view].crop
+        how: dict[str, Any] = {"size": (crop.size, crop.size), "masks": masks, "interpolation": crop.interpolation}
         chosen = np.flatnonzero(table["mode"] == DONOR)
         if masks is None or background is None or background.source == "whole" or not len(chosen):
-            return render_views(images, table, (size, size), masks=masks)
+            return render_views(images, table, **how)
         donors = render_donors(table[chosen], mask_valid)
         table = table.copy()
         table["mode"][chosen], table["donor"][chosen] = KEEP, -1
-        views, view_masks = render_views(images, table, (size, size), masks=masks)
-        grounds, figures = render_views(images, donors, (size, size), masks=masks)
+        views, view_masks = render_views(images, table, **how)
+        grounds, figures = render_views(images, donors, **how)
         if background.source == "strip":
             tile_ground(grounds, figures, out=grounds)
         else:

@@ -19,6 +19,7 @@ Region = Literal["all", "figure", "ground"]
 NegativeKind = Literal["patch", "texture", "texture-file"]
 PairKind = Literal["clip", "class", "group"]
 Anchor = Literal["image", "object"]
+Interpolation = Literal["bilinear", "bicubic"]
 
 
 def _probability(owner: str, **values: float) -> None:
@@ -51,6 +52,8 @@ class Crop:
     """With `figure`: random crops that are drawn, 1..100; the first in the range is taken, else the nearest to it."""
     anchor: Anchor = "image"
     """"object": a random crop's centre lies in the box of the object; see `figureground.pipeline.anchors`."""
+    interpolation: Interpolation = "bilinear"
+    """Pillow's filter of that name, antialiased, for the image and its background donor; masks are always bilinear."""
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -59,6 +62,8 @@ class Crop:
             raise ValueError(f"Crop: resize must be 0 or at least size = {self.size} px, got {self.resize}")
         if self.anchor not in ("image", "object") or (self.resize and self.anchor == "object"):
             raise ValueError(f"Crop: anchor must be 'image', or 'object' with resize 0, got {self.anchor!r}")
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise ValueError(f"Crop: interpolation must be 'bilinear' or 'bicubic', got {self.interpolation!r}")
         _range("Crop", "scale", self.scale, 1e-6, 1.0)
         _range("Crop", "ratio", self.ratio, 1e-3, 1e3)
         if self.figure is not None:

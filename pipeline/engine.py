@@ -222,6 +222,11 @@ class Epoch:
     def __len__(self) -> int:
         return self._batches
 
+    @property
+    def is_open(self) -> bool:
+        """True until the end, or `close`."""
+        return not self._over
+
     def __next__(self) -> Any:
         if self._over:
             raise StopIteration

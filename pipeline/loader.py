@@ -236,7 +236,7 @@ class Loader:
         self._running: weakref.ref[Epoch] | None = None
         self._finalizer = weakref.finalize(self, _close, self._engine, decoder, self._store, self._backgrounds)
         self.batch_size, self.drop_last, self.num_workers = batch_size, drop_last, 0
-        self.dataset, self.sampler = Sized(samples), Sampler(self)
+        self.dataset, self.sampler, self.batch_sampler = Sized(samples), Sampler(self), None
 
     def __len__(self) -> int:
         """Batches of a whole epoch on this rank: exact, constant, the same on all ranks."""
@@ -257,6 +257,11 @@ class Loader:
             (self._epoch, self._position), self._asked_epoch = now, -1
             if now != before:
                 running.restart(*now)
+
+    def _is_running(self, epoch: int) -> bool:
+        """Tell whether an iteration of an epoch is open."""
+        running = self._running() if self._running is not None else None
+        return running is not None and running.is_open and self._epoch == epoch
 
     def _stop_running(self) -> None:
         running = self._running() if self._running is not None else None
@@ -315,7 +320,8 @@ class Loader:
 
         Batches that were prefetched but not yet handed out count as not delivered.
         """
-        epoch, position = self._next_pass() if self._asked_epoch >= 0 else (self._epoch, self._position)
+        asked = self._asked_epoch >= 0 and not self._is_running(self._asked_epoch)
+        epoch, position = self._next_pass() if asked else (self._epoch, self._position)
         return {
             "version": _STATE_VERSION,
             "epoch": epoch,
