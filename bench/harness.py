@@ -138,7 +138,8 @@ def print_table(rows: Mapping[str, Mapping[str, Any]], *, title: str) -> None:
     width = max([len(name) for name in rows] + [len(title)])
     print(f"{title:<{width}}  " + "  ".join(f"{c:>12}" for c in columns))
     for name, row in rows.items():
-        print(f"{name:<{width}}  " + "  ".join(f"{row.get(c, ''):>12}" for c in columns))
+        cells = [{True: "yes", False: "NO"}.get(v, v) if isinstance(v := row.get(c, ""), bool) else v for c in columns]
+        print(f"{name:<{width}}  " + "  ".join(f"{'' if cell is None else cell:>12}" for cell in cells))
 
 
 def write_json(path: str | Path | None, document: Mapping[str, Any]) -> None:
