@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-WIDTH, LABELS, VALUES, ROW = 760, 250, 150, 28
+WIDTH, LABELS, VALUES, ROW = 820, 310, 150, 28
 SERIES = 6
 """Colours of the style sheet, s0 to s5."""
 KINDS = 12

@@ -2,9 +2,9 @@
 
     python -m figureground.bench report throughput.json peers.json kernels.json --out bench/report.html
 
-Takes what `throughput`, `peers`, `kernels`, `saliency`, `python_cost`, `startup` and `simulate` write with `--json`, any number of
-each; throughput documents that differ in batch size or threads also give a chart of scaling. No script, no image, no link:
-the page can be mailed. Every number of every document is in it, at the end as it was read.
+Takes what `throughput`, `scaling`, `peers`, `timeline`, `kernels`, `saliency`, `python_cost`, `startup` and `simulate` write with
+`--json`, any number of each; throughput documents that differ in batch size or threads also give a chart. No script, no image, no
+link: the page can be mailed. Every number of every document is in it, at the end as it was read.
 """
 
 from __future__ import annotations
@@ -18,14 +18,19 @@ from pathlib import Path
 from typing import Any
 
 from figureground.bench.charts import Bar, bar_chart, line_chart, table
+from figureground.bench.report_sections import (
+    peers_cuda_section,
+    peers_section,
+    presets_part,
+    says,
+    scaling_axes,
+    stalls_part,
+    timeline_section,
+)
 from figureground.bench.style import STYLE
 
 Document = Mapping[str, Any]
 BASE, SWAP, IDEAL = "moco_v2", "moco_v2 + swap p=0.2", "ideal: read and decode"
-
-
-def _says(words: str) -> str:
-    return f'<p class="says">{escape(words)}</p>' if words else ""
 
 
 def _where(document: Document) -> str:
@@ -84,7 +89,7 @@ def throughput_section(document: Document) -> str:
         Bar(name, (1e3 * row["cpu_ms"],), f"{1e3 * row['cpu_ms']:.0f}", 1e3 * row.get("cpu_ms_iqr", 0.0))
         for name, row in stages.items()
     ]
-    pieces = [_says(limits_sentence(document)), "<h3>Stages apart</h3>", bar_chart("stages", "CPU µs an image", bars)]
+    pieces = [says(limits_sentence(document)), "<h3>Stages apart</h3>", bar_chart("stages", "CPU µs an image", bars)]
     pieces.append(table(stages, "stage, per image"))
     ideal, base = epochs.get(IDEAL, {}).get("cpu_ms", 0.0), epochs.get(BASE, {}).get("cpu_ms")
     bars, rows = [], {}
@@ -95,8 +100,11 @@ def throughput_section(document: Document) -> str:
         note = f"{cost:.2f} ms" + (f", {over['over_moco_v2_%']:+.1f} %" if over and name != BASE else "")
         bars.append(Bar(name, (min(ideal, cost), max(cost - ideal, 0.0)), note, row.get("cpu_ms_iqr", 0.0)))
     chart = bar_chart("end to end", "CPU ms an image", bars, legend=("read and decode", "augmentation"))
-    return "".join([*pieces, "<h3>End to end, and with p of the background augmentation</h3>", chart]) + table(
-        rows, "end to end, per source image"
+    return (
+        "".join([*pieces, "<h3>End to end, and with p of the background augmentation</h3>", chart])
+        + table(rows, "end to end, per source image")
+        + presets_part(document)
+        + stalls_part(document)
     )
 
 
@@ -112,31 +120,7 @@ def scaling_section(documents: Sequence[Document]) -> str:
         words = setting.replace("_", " ")
         if chart := line_chart(f"images/s by {words}", words, "images/s", series):
             pieces.append(f"<h3>By {words}</h3>{chart}")
-    return f"<h2>Scaling</h2>{''.join(pieces)}" if pieces else ""
-
-
-def peers_section(document: Document) -> str:
-    """CPU ms of each peer, with its ratio to ours."""
-    peers = document["peers"]
-    bars = [
-        Bar(
-            name,
-            (row["cpu_ms"],),
-            f"{row['cpu_ms']:.2f} ms, {row['cpu_ratio']:.2f} ×",
-            row.get("cpu_ms_iqr", 0.0),
-            i == 0,
-        )
-        for i, (name, row) in enumerate(peers.items())
-    ]
-    others = {name: row["cpu_ratio"] for name, row in list(peers.items())[1:]}
-    words = ""
-    if others:
-        best = min(others, key=lambda name: others[name])
-        lead = others[best]
-        words = f"The nearest peer, {best}, takes {lead:.2f} times the CPU time of ours" + (
-            "." if lead > 1 else ": there it is the better choice."
-        )
-    return _says(words) + bar_chart("peers", "CPU ms an image", bars) + table(peers, "peer, per source image")
+    return f"<h2>Several runs</h2>{''.join(pieces)}" if pieces else ""
 
 
 def kernels_section(document: Document) -> str:
@@ -153,7 +137,7 @@ def kernels_section(document: Document) -> str:
     ]
     slowest = max(rows, key=lambda name: rows[name]["us_per_image"])
     words = f"The dearest kernel is {slowest}; a plain copy moves {document['copy_gb_per_s']} GB/s here."
-    return _says(words) + bar_chart("kernels", "µs an image", bars) + table(rows, "kernel")
+    return says(words) + bar_chart("kernels", "µs an image", bars) + table(rows, "kernel")
 
 
 def saliency_section(document: Document) -> str:
@@ -174,7 +158,7 @@ def python_section(document: Document) -> str:
     bars = [Bar(name, (ms,), f"{ms:.3f}") for name, ms in found["parts"].items()]
     rows = {name: {"ms": ms} for name, ms in found["parts"].items()} | {"whole batch": {"ms": found["python_ms"]}}
     return (
-        _says(verdict(found)) + bar_chart("Python", "CPU ms a batch", bars) + table(rows, f"batch of {found['batch']}")
+        says(verdict(found)) + bar_chart("Python", "CPU ms a batch", bars) + table(rows, f"batch of {found['batch']}")
     )
 
 
@@ -189,7 +173,7 @@ def startup_section(document: Document) -> str:
     ]
     chart = bar_chart("first batch", "s", bars, legend=("import", "open shards and masks", "first batch"))
     tables = [table(found[name], name) for name in ("first_batch", "index", "order", "extrapolated")]
-    return _says(verdict(found)) + chart + "".join(tables)
+    return says(verdict(found)) + chart + "".join(tables)
 
 
 def simulate_section(document: Document) -> str:
@@ -206,13 +190,16 @@ def simulate_section(document: Document) -> str:
         )
         for name, row in found["resources"].items()
     ]
-    says = _says(verdict(found, found["cluster"]["loader_rate"] is not None))
-    return says + bar_chart("use", "% of what a node has", bars) + table(found["resources"], "a node at full pace")
+    words = says(verdict(found, found["cluster"]["loader_rate"] is not None))
+    return words + bar_chart("use", "% of what a node has", bars) + table(found["resources"], "a node at full pace")
 
 
 SECTIONS: dict[str, tuple[str, Callable[[Document], str]]] = {
     "epochs": ("Throughput", throughput_section),
+    "scaling": ("Scaling", scaling_axes),
     "peers": ("Peers", peers_section),
+    "peers_cuda": ("Peers on a GPU", peers_cuda_section),
+    "timeline": ("What overlaps", timeline_section),
     "kernels": ("Kernels", kernels_section),
     "saliency": ("Saliency", saliency_section),
     "python_cost": ("Python's cost", python_section),

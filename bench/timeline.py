@@ -3,8 +3,8 @@
     python -m figureground.bench timeline [--device cpu] [--batches 6] [--step 30] [--out timeline.svg] [--json PATH]
 
 Spans are taken around the loader's own calls, by name, while it runs. A decoding span lasts from the hand-in of a batch to DALI
-until its pixels are asked for and there, so it holds DALI's queue too. On a GPU the kernels' spans are those of CUDA events on the loader's
-stream (not yet run on a GPU); on the CPU each worker thread has a lane.
+until its pixels are asked for and there, so it holds DALI's queue too. On a GPU the kernels' spans are those of CUDA events on
+the loader's stream (not yet run on a GPU); on the CPU each worker thread has a lane.
 """
 
 from __future__ import annotations
