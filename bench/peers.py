@@ -4,7 +4,7 @@
     python -m figureground.bench peers --device cuda        (see peers_cuda: not yet run on a GPU)
 
 Two MoCo-v2 views of 224 px, float32, normalised, on the CPU; where a peer can do it at bearable cost, background swaps at p = 0.2
-with sidecar masks (the rows "no backgrounds" do without: compare them with ours without). `make bench-peers` installs all peers
+with sidecar masks (the rows "no swap" do without: compare them with ours without). `make bench-peers` installs all peers
 into an environment of their own; what is missing is skipped with a note. Before the clock starts the work is compared
 (`equal_work`): a peer out of bounds is marked in table and JSON, and stays in.
 
@@ -36,7 +36,7 @@ from figureground.pipeline.decode import Decoder
 from figureground.pipeline.recipe import Recipe
 from figureground.shards import Store
 
-OURS, OURS_PLAIN = f"figureground, swap p={SWAP_P}", "figureground, no backgrounds"
+OURS, OURS_PLAIN = f"figureground, swap p={SWAP_P}", "figureground, no swap"
 Peer = Callable[[int], Batches]
 
 
@@ -63,11 +63,11 @@ PEERS: dict[str, tuple[Callable[..., Peer], str | None]] = {
     OURS: (Ours, None),
     OURS_PLAIN: (_ours_plain, None),
     f"OpenCV by hand, swap p={SWAP_P}": (OpenCV, None),
-    "DALI's operators, no backgrounds": (DaliOperators, None),
+    "DALI's operators, no swap": (DaliOperators, None),
     f"webdataset + PIL by hand, swap p={SWAP_P}": (WebDatasetPIL, None),
-    "webdataset + PIL + torchvision, no backgrounds": (libraries.WebDatasetTorchvision, "torchvision"),
-    "torchvision v2 on uint8 tensors, no backgrounds": (libraries.TorchvisionTensors, "torchvision"),
-    "kornia on batches, no backgrounds": (libraries.Kornia, "kornia"),
+    "webdataset + PIL + torchvision, no swap": (libraries.WebDatasetTorchvision, "torchvision"),
+    "torchvision v2 on uint8 tensors, no swap": (libraries.TorchvisionTensors, "torchvision"),
+    "kornia on batches, no swap": (libraries.Kornia, "kornia"),
 }
 """Peers by name: class, and the module that must be installed. Ours come first."""
 

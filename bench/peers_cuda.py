@@ -33,7 +33,7 @@ from figureground.pipeline import Loader, recipes
 from figureground.pipeline.device import make_device
 
 DECODE, OURS, KERNEL = "a: DALI decode only", "b: figureground, sidecar masks", "c: figureground, saliency kernel"
-DALI, KORNIA = "d: DALI's operators, no backgrounds", "e: DALI crop + kornia, no backgrounds"
+DALI, KORNIA = "d: DALI's operators, no swap", "e: DALI crop + kornia, no swap"
 GOALS = {
     "b/a": (OURS, DECODE, 0.95),
     "c/a": (KERNEL, DECODE, 0.85),
@@ -178,7 +178,7 @@ def measure_gpu(shards: Any, device: str, batch_size: int, threads: int, half: b
         parts: list[list[np.ndarray]] = []
         for views in peer(0):
             if sum(len(part[0]) for part in parts) < 1024:  # enough to compare
-                parts.append([np.array(view.cpu()) for view in views])
+                parts.append([view.cpu().numpy().copy() for view in views])
         checks[name] = check(
             [np.concatenate(view) for view in zip(*parts, strict=True)],
             SIZE,
