@@ -142,9 +142,9 @@ def lanes(title: str, unit: str, spans: Mapping[str, Sequence[tuple[float, float
         f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}" width="{WIDTH}" height="{height}">'
     ]
     for i, kind in enumerate(kinds):
-        x, y = left + 150 * (i % columns), 4 + 18 * (i // columns)
-        pieces.append(f'<rect x="{x}" y="{y}" width="11" height="11" rx="2" class="k{i % KINDS}"/>')
-        pieces.append(_text(x + 17, y + 10, kind, "tick"))
+        column, line = left + 150 * (i % columns), 4 + 18 * (i // columns)
+        pieces.append(f'<rect x="{column}" y="{line}" width="11" height="11" rx="2" class="k{i % KINDS}"/>')
+        pieces.append(_text(column + 17, line + 10, kind, "tick"))
     for tick in ticks(largest, 8):
         x = left + tick * scale
         pieces.append(f'<line x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{height - 24}" class="grid"/>')

@@ -138,7 +138,10 @@ def decoder_cases(shards: Any, threads: int, images: int) -> tuple[dict[str, Cal
     store, pool = Store(shards), ThreadPoolExecutor(threads)
     encoded = [store.image(i) for i in range(min(images, len(store)))]
     ours = Decoder(len(encoded), threads=threads)
-    decoders = {"OpenCV": libraries.decode_opencv, "Pillow": libraries.decode_pil}
+    decoders: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "OpenCV": libraries.decode_opencv,
+        "Pillow": libraries.decode_pil,
+    }
     notes: dict[str, Any] = {}
     try:
         decoders["SPDL (FFmpeg)"] = libraries.spdl_decoder()

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.dlpack import from_dlpack
 
 from figureground.bench.dali_views import SIZE, DaliOperators
 from figureground.bench.equal_work import BOUNDS, check
@@ -81,7 +82,7 @@ def dali(shards: Any, device: str, batch_size: int, threads: int, half: bool) ->
 
     def epoch(seed: int) -> Iterator[list[torch.Tensor]]:
         for outputs in peer.outputs():
-            yield [torch.from_dlpack(output.as_tensor()) for output in outputs]
+            yield [from_dlpack(output.as_tensor()) for output in outputs]
 
     return Views(epoch)
 
@@ -94,7 +95,7 @@ def kornia(shards: Any, device: str, batch_size: int, threads: int, half: bool) 
     def epoch(seed: int) -> Iterator[list[torch.Tensor]]:
         torch.manual_seed(seed)
         for outputs in peer.outputs():
-            crops = [torch.from_dlpack(output.as_tensor()) for output in outputs]
+            crops = [from_dlpack(output.as_tensor()) for output in outputs]
             with torch.no_grad():
                 views = [rest(crop.permute(0, 3, 1, 2).float().div_(255)) for crop in crops]
             yield [view.half() if half else view for view in views]

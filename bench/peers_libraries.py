@@ -188,13 +188,12 @@ def _runs(samples: int, batch_size: int, seed: int) -> Iterator[list[int]]:
 
 def decode_opencv(encoded: np.ndarray) -> np.ndarray:
     """Decode to (H, W, 3) RGB by OpenCV's libjpeg-turbo."""
-    image: np.ndarray = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB)
-    return image
+    return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB))
 
 
 def decode_pil(encoded: np.ndarray) -> np.ndarray:
     """Decode to (H, W, 3) RGB by Pillow."""
-    return np.asarray(Image.open(BytesIO(encoded)).convert("RGB"))
+    return np.asarray(Image.open(BytesIO(encoded.data)).convert("RGB"))
 
 
 def spdl_decoder() -> Callable[[np.ndarray], np.ndarray]:

@@ -118,7 +118,8 @@ def stage_cases(store: Store, masks: MaskStore, images: int, threads: int) -> di
         device.hand_over(batch)
         return images
 
-    files, mask_files = np.mean([len(e) for e in encoded]), np.mean([0 if m is None else len(m) for m in encoded_masks])
+    files = sum(len(e) for e in encoded) / images
+    mask_files = sum(0 if m is None else len(m) for m in encoded_masks) / images
     pixels = 3 * float(decoded.images.sizes.prod(axis=1).mean())
     mask_pixels = 0.0 if decoded.masks is None else float(decoded.masks.sizes.prod(axis=1).mean())
     area = 3 * float((plan["crop"][:, 2] * plan["crop"][:, 3]).mean())

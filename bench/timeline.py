@@ -133,7 +133,7 @@ def thread_lane() -> str:
 def recording(recorder: Recorder, cuda: bool) -> Iterator[None]:
     """Leave spans of all that a loader does while the context lasts."""
     wrap = recorder.launches if cuda else recorder.wrap
-    kernels = {name: wrap(getattr(augment_module, name), words) for name, words in KERNELS.items()}
+    kernels: dict[str, Any] = {name: wrap(getattr(augment_module, name), words) for name, words in KERNELS.items()}
     with (
         mock.patch.multiple(augment_module, **kernels),
         mock.patch.object(Assembler, "submit_positions", recorder.wrap(Assembler.submit_positions, "read, guard")),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import time
 
 from figureground.bench import __main__ as door
-from figureground.bench.harness import Timing, machine, measure, print_table, write_json
+from figureground.bench.harness import Timing, cpu_seconds, machine, measure, print_table, write_json
 
 
 def test_cases_take_turns():
@@ -36,3 +38,31 @@ def test_unknown_verbs_are_listed(capsys):
     assert door.main(["nonsense"]) == 2
     err = capsys.readouterr().err
     assert all(verb in err for verb in door.VERBS)
+
+
+def _work(started, stop):
+    end = time.process_time() + 0.15
+    while time.process_time() < end:
+        pass
+    started.set()
+    stop.wait()
+
+
+def test_cpu_time_counts_live_workers():
+    context = multiprocessing.get_context("spawn")
+    started, stop = context.Event(), context.Event()
+    before, own = cpu_seconds(), time.process_time()
+    worker = context.Process(target=_work, args=(started, stop))
+    worker.start()
+    try:
+        assert started.wait(60)
+        spent, mine = cpu_seconds() - before, time.process_time() - own
+        assert spent - mine >= 0.14
+    finally:
+        stop.set()
+        worker.join()
+
+
+def test_tables_write_yes_and_no(capsys):
+    print_table({"a": {"equal": True, "why": None}, "b": {"equal": False, "n": 1.5}}, title="t")
+    assert [line.split()[1:] for line in capsys.readouterr().out.splitlines()[1:]] == [["yes"], ["NO", "1.5"]]
