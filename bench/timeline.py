@@ -85,10 +85,10 @@ class Recorder:
         Examples
         --------
         >>> recorder = Recorder()
-        >>> recorder.events.append((3.0, 5.0, "blur"))
-        >>> recorder.resolve(lambda a, b: b - a, 1.0, 10.0)
+        >>> recorder.events.append((1000.0, 3000.0, "blur"))
+        >>> recorder.resolve(lambda a, b: b - a, 500.0, 10.0)
         >>> recorder.spans
-        [('GPU stream', 10.002, 10.004, 'blur')]
+        [('GPU stream', 10.5, 12.5, 'blur')]
         """
         for start, end, name in self.events:
             began = elapsed_ms(base, start) / 1e3

@@ -47,10 +47,10 @@ def test_cpu_time_counts_live_workers():
     worker.start()
     try:
         spent, deadline = 0.0, time.monotonic() + 60
-        while spent < 0.19 and time.monotonic() < deadline:
+        while spent < 0.15 and time.monotonic() < deadline:
             time.sleep(0.05)
             spent = cpu_seconds() - before - (time.process_time() - own)
-        assert spent >= 0.19
+        assert spent >= 0.15  # ticks are of 10 ms, rounded down twice
     finally:
         worker.terminate()
         worker.join()
