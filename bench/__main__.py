@@ -13,7 +13,9 @@ import sys
 
 VERBS = {
     "demo": "photographs to shards, masks, views and a contact sheet",
-    "throughput": "images/s and CPU ms of each stage and end to end",
+    "throughput": "images/s and CPU ms of each stage, end to end, each preset; a trainer's stall",
+    "scaling": "with threads, batch size, image size, and p of the background augmentation",
+    "timeline": "a picture of what overlaps in a few batches",
     "peers": "ours and other loaders, same shards and augmentations",
     "kernels": "each kernel alone: time, GB/s, share of the copy bandwidth",
     "techniques": "what each technique of a recipe costs over its base recipe",
