@@ -234,6 +234,7 @@ class Assembler:
         decoded = request.decoded or self._decoder.collect()
         self.seconds["decode (waiting)"] += time.perf_counter() - began
         began = time.perf_counter()
+        self._quarantine.see(len(request.positions))
         assembled = self._plan(*self._repair(request, decoded))
         self.seconds["plan"] += time.perf_counter() - began
         return assembled

@@ -83,7 +83,7 @@ class Loader:
     threads : int, optional
         CPU threads for decoding and, on the CPU, for the kernels. Default: the processors this process may use.
     error_budget : float
-        Share of this rank's samples that may be undecodable before the loader stops with an error; 0 allows none.
+        Share of the samples that this rank meets that may be undecodable before the loader stops with an error; 0 allows none.
     quarantine : path, optional
         JSON lines about undecodable samples are appended to this file.
     max_pixels : int

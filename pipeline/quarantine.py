@@ -43,9 +43,9 @@ class Quarantine:
     shards : list of str
         Paths by shard number.
     budget : float
-        Share of `samples` that may be bad: 0 allows none, else at least one is allowed.
+        Share of the samples met that may be bad: 0 allows none, else at least one is allowed.
     samples : int
-        Samples of this rank in an epoch.
+        Samples of this rank in an epoch. In later epochs a rank meets others, and their bad ones: see `see`.
     path : path, optional
         JSON lines are appended: {"shard", "key", "index", "reason"}.
     backgrounds : Backgrounds, optional
@@ -65,7 +65,7 @@ class Quarantine:
         if not 0.0 <= budget <= 1.0:
             raise ValueError(f"Loader: error_budget must be in [0, 1], got {budget}")
         self._source, self._shards, self._path, self._backgrounds = source, shards, path, backgrounds
-        self._samples, self._budget = samples, budget
+        self._samples, self._budget, self._seen = samples, budget, 0
         self.bad: dict[int, str] = {}
         """Reason by sample id."""
         self.bad_backgrounds: dict[int, str] = {}
@@ -75,6 +75,11 @@ class Quarantine:
         """Tell whether a sample, or a background by its sample id, is known to be bad."""
         ours = self._backgrounds
         return sample in self.bad or (ours is not None and sample - ours.first in self.bad_backgrounds)
+
+    def see(self, count: int) -> None:
+        """Take note that a batch of so many samples was read: the budget is a share of an epoch's samples, and grows with those of
+        later epochs up to the share of the whole store."""
+        self._seen += count
 
     def add(self, sample: int, reason: str) -> None:
         """Take note of a bad sample; once each.
@@ -105,7 +110,7 @@ class Quarantine:
             "index": sample,
             "reason": reason,
         }
-        self._note(row, "samples", self.bad, self._samples)
+        self._note(row, "samples", self.bad, min(max(self._samples, self._seen), len(self._source)))
 
     def _note(self, row: dict[str, Any], what: str, bad: dict[int, str], count: int) -> None:
         """Write a row, and stop if more than the budget's share of `count` are bad."""

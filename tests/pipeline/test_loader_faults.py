@@ -75,6 +75,15 @@ def test_past_the_error_budget_it_stops(spoiled):
         list(loader)
 
 
+def test_the_budget_grows_with_what_a_rank_meets(spoiled):
+    """Rank by rank each epoch shows other samples: in the end every bad one of the store, which is no more of a share."""
+    with make(spoiled, batch_size=4, rank=0, world_size=5, error_budget=0.1, masks=None) as loader:
+        for epoch in range(30):
+            loader.set_epoch(epoch)
+            assert len(list(loader)) == 2
+        assert loader.stats()["replaced"] > 1  # one is what the 8 samples of a single epoch allow
+
+
 def _threads():
     return [t for t in threading.enumerate() if t.name.startswith("figureground")]
 
