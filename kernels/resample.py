@@ -19,7 +19,7 @@ from .arrays import Ragged, array_module, on_gpu, table_on
 from .background import _blend
 from .launch import launch
 from .render_rows import DONOR, FILL, KEEP, MEAN, NOISE, RENDER_DTYPE, check_rows, full_rows, planes_of
-from .separable import resample_plane
+from .separable import resample_part, resample_plane
 from .separable_cubic import resample_plane_cubic
 
 __all__ = ["DONOR", "FILL", "KEEP", "MEAN", "NOISE", "RENDER_DTYPE", "Interpolation", "full_rows", "render_views"]
@@ -38,6 +38,7 @@ def render_views(
     interpolation: Interpolation = "bilinear",
     out: Any = None,
     masks_out: Any = None,
+    return_masks: bool = True,
 ) -> tuple[Any, Any]:
     """Render one view per row: crop, resize, flip, and replace the ground where the row says so.
 
@@ -56,11 +57,13 @@ def render_views(
         Filter of images and donors; masks are always bilinear, because a bicubic mask would overshoot.
     out : (N, 3, H, W) uint8, optional
     masks_out : (N, H, W) uint8, optional
+    return_masks : bool
+        False: the views' masks are used, not returned, which spares the CPU writing them.
 
     Returns
     -------
     views : (N, 3, H, W) uint8
-    view_masks : (N, H, W) uint8, or None if `masks` is None
+    view_masks : (N, H, W) uint8, or None if `masks` is None or `return_masks` False
         All 0 for a row without a mask; such a view is left alone, whatever its mode.
 
     Raises
@@ -103,11 +106,13 @@ def render_views(
     height, width = int(size[0]), int(size[1])
     xp = _module_of(gpu)
     views = _output(xp, "out", out, (len(rows), 3, height, width))
-    view_masks = None if masks is None else _output(xp, "masks_out", masks_out, (len(rows), height, width))
+    view_masks = None
+    if masks is not None and (return_masks or gpu):
+        view_masks = _output(xp, "masks_out", masks_out, (len(rows), height, width))
     if len(rows):
         planes = planes_of(rows, images, masks, (height, width))
         (_cuda if gpu else _cpu)(planes, rows, views, view_masks, cubic=interpolation == "bicubic")
-    return views, view_masks
+    return views, view_masks if return_masks else None
 
 
 def _check_batches(images: Ragged, masks: Ragged | None, size: tuple[int, int], masks_out: Any) -> None:
@@ -154,20 +159,24 @@ def _render(planes, mode, fill, seeds, cubic, views, view_masks):  # type: ignor
     _, _, height, width = views.shape
     pixels = height * width
     figure, ground = np.empty((1, 3, pixels), np.uint8), np.empty((1, 3, pixels), np.uint8)
+    spare = np.empty((1, pixels), np.uint8)
     for n in range(len(views)):
         view = views[n : n + 1].reshape((1, 3, pixels))
-        masked = len(view_masks) > 0 and planes[n, 1].address != 0
-        if len(view_masks) > 0:
-            mask = view_masks[n : n + 1].reshape((1, pixels))
-            if masked:
-                resample_plane(planes[n, 1], 1, height, width, mask.ctypes.data)
-            else:
-                mask[:] = 0
+        masked = planes[n, 1].address != 0
+        mask = view_masks[n : n + 1].reshape((1, pixels)) if len(view_masks) > 0 else spare
+        if masked:
+            resample_plane(planes[n, 1], 1, height, width, mask.ctypes.data)
+        elif len(view_masks) > 0:
+            mask[:] = 0
         if not masked or mode[n] == KEEP:
             _resample(cubic, planes[n, 0], height, width, view.ctypes.data)
             continue
         # Not in place: a loop whose input may be its output is not vectorised.
-        _resample(cubic, planes[n, 0], height, width, figure.ctypes.data)
+        if cubic or mode[n] == MEAN:
+            _resample(cubic, planes[n, 0], height, width, figure.ctypes.data)
+        else:  # where the mask is 0 the figure is not seen: what lies there is left from before
+            top, bottom, begin, end = _extent(mask.reshape((height, width)))
+            resample_part(planes[n, 0], 3, height, width, figure.ctypes.data, top, bottom, begin, end)
         if mode[n] == DONOR:
             _resample(cubic, planes[n, 2], height, width, ground.ctypes.data)
         elif mode[n] == NOISE:
@@ -176,6 +185,29 @@ def _render(planes, mode, fill, seeds, cubic, views, view_masks):  # type: ignor
             for c in range(3):
                 ground[0, c] = fill[n, c] if mode[n] == FILL else _mean(figure[0, c])
         _blend(figure, ground, mask, view)
+
+
+@numba.njit(nogil=True, cache=True)
+def _extent(mask):  # type: ignore[no-untyped-def]
+    """Return the rows and the columns, first and one past the last, that hold all of a mask that is not 0."""
+    height, width = mask.shape
+    any_of_row, any_of_column = np.zeros(height, np.uint8), np.zeros(width, np.uint8)
+    for y in range(height):
+        found = np.uint8(0)
+        for x in range(width):
+            found |= mask[y, x]
+            any_of_column[x] |= mask[y, x]
+        any_of_row[y] = found
+    top, bottom, begin, end = 0, height, 0, width
+    while top < bottom and any_of_row[top] == 0:
+        top += 1
+    while bottom > top and any_of_row[bottom - 1] == 0:
+        bottom -= 1
+    while begin < end and any_of_column[begin] == 0:
+        begin += 1
+    while end > begin and any_of_column[end - 1] == 0:
+        end -= 1
+    return top, bottom, begin, end
 
 
 @numba.njit(nogil=True, cache=True)

@@ -5,7 +5,7 @@
 typedef unsigned char u8;
 
 extern "C" __global__ void saliency_logistic_sharpen(const float* __restrict__ fields, u8* __restrict__ out, int pixels,
-                                                     float slope) {
+                                                     float slope, float scale, float shift) {
     __shared__ Levels levels;
     const float* field = fields + (long long)blockIdx.x * pixels;
     levels.counts[threadIdx.x] = 0;
@@ -15,6 +15,6 @@ extern "C" __global__ void saliency_logistic_sharpen(const float* __restrict__ f
     float middle = class_middle(levels, pixels);
     for (int i = threadIdx.x; i < pixels; i += 256) {
         float value = logistic(slope * (field[i] * (float)(1.0 / 255) - middle));
-        out[(long long)blockIdx.x * pixels + i] = (u8)(int)(value * 255.0f + 0.5f);
+        out[(long long)blockIdx.x * pixels + i] = (u8)(int)(min(max(value * scale - shift, 0.0f), 255.0f) + 0.5f);
     }
 }

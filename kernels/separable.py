@@ -34,6 +34,24 @@ def resample_plane(source, channels, height, width, target):  # type: ignore[no-
     target : int
         Address of the (channels, height, width) uint8 output.
     """
+    resample_part(source, channels, height, width, target, 0, height, 0, width)
+
+
+@numba.njit(nogil=True, cache=True)
+def resample_part(source, channels, height, width, target, top, bottom, begin, end):  # type: ignore[no-untyped-def]
+    """Resample as `resample_plane` does, but only what lies in some rows and columns of the output, and a little around it.
+
+    Parameters
+    ----------
+    source, channels, height, width, target
+        As for `resample_plane`.
+    top, bottom, begin, end : int
+        Rows top .. bottom - 1 and columns begin .. end - 1 are written, at least; others may be, with their true values.
+    """
+    if top >= bottom or begin >= end:
+        return
+    top, begin = top // LANES * LANES, begin // LANES * LANES
+    end = min((end + LANES - 1) // LANES * LANES, width)
     y_first, y_count = np.empty(height, np.int32), np.empty(height, np.int32)
     y_weights = np.empty((height, taps_of(source.scale_y) + 3), np.int32)
     fill_axis(source.origin_y, source.scale_y, source.rows, y_first, y_count, y_weights)
@@ -41,22 +59,23 @@ def resample_plane(source, channels, height, width, target):  # type: ignore[no-
     x_weights = np.empty((width, taps_of(source.scale_x)), np.int32)
     fill_axis(source.origin_x, source.scale_x, source.cols, x_first, x_count, x_weights)
 
-    left = x_first[0]
-    used = (x_first[width - 1] + x_count[width - 1] - left) * channels
+    low, high = (width - end, width - begin) if source.flip else (begin, end)
+    left = x_first[low]
+    used = (x_first[high - 1] + x_count[high - 1] - left) * channels
     padded = (used + LANES - 1) // LANES * LANES
     rows = np.empty((LANES, padded), np.int16)
     columns = np.empty((padded, LANES), np.int16)
     sums = np.empty(used, np.int32)
     block = np.empty((channels, width, LANES), np.uint8)
     address = source.address + left * channels
-    for y in range(0, height, LANES):
+    for y in range(top, bottom, LANES):
         for r in range(min(LANES, height - y)):
             i = y + r
             _vertical(address, source.pitch, source.rows, y_first[i], y_count[i], y_weights[i], sums, rows[r])
         for j in range(0, padded, LANES):
             transpose_int16(rows.ctypes.data + 2 * j, 2 * padded, columns.ctypes.data + 2 * LANES * j, 2 * LANES)
-        _horizontal(columns, channels, left, source.flip, x_first, x_count, x_weights, block)
-        _store(block, y, height, target)
+        _horizontal(columns, channels, left, source.flip, x_first, x_count, x_weights, begin, end, block)
+        _store(block, y, height, begin, end, target)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -88,11 +107,11 @@ def _vertical(address, pitch, n_rows, first, count, weights, sums, out):  # type
 
 
 @numba.njit(nogil=True, cache=True)
-def _horizontal(columns, channels, left, flip, first, count, weights, block):  # type: ignore[no-untyped-def]
+def _horizontal(columns, channels, left, flip, first, count, weights, begin, end, block):  # type: ignore[no-untyped-def]
     """Weigh the columns of 16 rows: block (channels, width, 16) from columns (source px * channels, 16)."""
     width = len(first)
     step = 2 * LANES * channels
-    for x in range(width):
+    for x in range(begin, end):
         i = width - 1 - x if flip else x
         at = columns.ctypes.data + (first[i] - left) * step
         at_weights = weights.ctypes.data + 4 * weights.shape[1] * i
@@ -102,16 +121,16 @@ def _horizontal(columns, channels, left, flip, first, count, weights, block):  #
 
 
 @numba.njit(nogil=True, cache=True)
-def _store(block, y, height, target):  # type: ignore[no-untyped-def]
-    """Transpose block (channels, width, 16) into rows y .. y + 15 of the planar output."""
+def _store(block, y, height, begin, end, target):  # type: ignore[no-untyped-def]
+    """Transpose columns begin .. end - 1 of block (channels, width, 16) into rows y .. y + 15 of the planar output."""
     channels, width, _ = block.shape
     rows = min(LANES, height - y)
-    whole = width // LANES * LANES if rows == LANES else 0
+    whole = max(end // LANES * LANES, begin) if rows == LANES else begin
     for c in range(channels):
         to = target + (c * height + y) * width
-        for x in range(0, whole, LANES):
+        for x in range(begin, whole, LANES):
             transpose_uint8(block.ctypes.data + LANES * (c * width + x), LANES, to + x, width)
         out = carray(bytes_at(to), (rows, width))
         for r in range(rows):
-            for x in range(whole, width):
+            for x in range(whole, end):
                 out[r, x] = block[c, x, r]

@@ -184,13 +184,12 @@ class Augmenter:
         def work(part: slice) -> None:
             for v, rows in enumerate(plans[: len(sizes)]):
                 shape, query = (sizes[v], sizes[v]), v == 0
-                needs = (
-                    self._masks or (query and self._swaps) or self._by_region[v] or bool(tables[v]["mode"][part].any())
-                )
+                looked_at = self._masks or (query and self._swaps) or self._by_region[v]
+                needs = looked_at or bool(tables[v]["mode"][part].any())
                 table = tables[v][part] if masks is not None and needs else without_masks(tables[v][part])
-                if not (self._masks or (query and self._swaps) or self._by_region[v]):
-                    table["mask"][table["mode"] == KEEP] = -1  # nobody looks at these masks
-                geometry, mask = self._place(v, images, masks if needs else None, table, slots.mask_valid)
+                if not looked_at:
+                    table["mask"][table["mode"] == KEEP] = -1
+                geometry, mask = self._place(v, images, masks if needs else None, table, slots.mask_valid, looked_at)
                 turned = self._turn_mask(mask, rows[part])
                 if view_masks is not None:
                     view_masks[v][part] = 0 if turned is None else turned
@@ -217,14 +216,20 @@ class Augmenter:
         return views, view_masks, negatives
 
     def _place(
-        self, view: int, images: Ragged, masks: Ragged | None, table: np.ndarray, mask_valid: np.ndarray
+        self,
+        view: int,
+        images: Ragged,
+        masks: Ragged | None,
+        table: np.ndarray,
+        mask_valid: np.ndarray,
+        return_masks: bool,
     ) -> tuple[Any, Any]:
-        """Cut the views of some samples out of their images and put them on their grounds."""
+        """Cut the views of some samples out of their images and put them on their grounds; with their masks if asked."""
         background, crop = self._recipe.views[view].background, self._recipe.views[view].crop
         how: dict[str, Any] = {"size": (crop.size, crop.size), "masks": masks, "interpolation": crop.interpolation}
         chosen = np.flatnonzero(table["mode"] == DONOR)
         if masks is None or background is None or background.source == "whole" or not len(chosen):
-            return render_views(images, table, **how)
+            return render_views(images, table, return_masks=return_masks, **how)
         donors = render_donors(table[chosen], mask_valid)
         table = table.copy()
         table["mode"][chosen], table["donor"][chosen] = KEEP, -1

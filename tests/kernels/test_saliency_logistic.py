@@ -15,12 +15,15 @@ def _reference(field):
     grey = (field + 0.5).astype(np.uint8)
     level, _ = cv2.threshold(grey, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     middle = (grey[grey <= level].mean() + grey[grey > level].mean()) / 510
-    return 255 / (1 + np.exp(-12 * (field.astype(float) / 255 - middle)))
+    soft = 1 / (1 + np.exp(-12 * (field.astype(float) / 255 - middle)))
+    return 255 * np.clip((soft - 0.05) / 0.9, 0, 1)
 
 
 def test_by_hand():
-    # Middle .5: 255 / (1 + exp(6)) = 0.6 and 254.4.
-    assert sharpen_maps(np.array([[[0, 0, 255]]], np.uint8)).tolist() == [[[1, 1, 254]]]
+    # Middle .5: 1 / (1 + exp(6)) = .0025 and .9975, which are the ends; at q = .3 and m = .5 it is .0832, 9.4 of 255.
+    assert sharpen_maps(np.array([[[0, 0, 255]]], np.uint8)).tolist() == [[[0, 0, 255]]]
+    levels = np.array([[[51] * 8 + [77] + [204] * 8 + [178]]], np.uint8)  # .2 and .8 but for one of .302, one of .698
+    assert sharpen_maps(levels)[0, 0, [0, 8, 9, 17]].tolist() == [0, 10, 255, 245]
     assert sharpen_maps(np.full((1, 2, 2), 200, np.uint8)).max() == 0
 
 

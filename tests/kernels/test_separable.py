@@ -8,7 +8,7 @@ import pytest
 from figureground.kernels.arrays import Ragged
 from figureground.kernels.axis import fill_axis, taps_of
 from figureground.kernels.render_rows import full_rows, planes_of
-from figureground.kernels.separable import resample_plane
+from figureground.kernels.separable import resample_part, resample_plane
 
 
 def _matrix(n, n_out):
@@ -42,3 +42,21 @@ def test_equals_matrix_products(source, size, channels):
     got = np.full((channels, *size), 7, np.uint8)
     resample_plane(plane, channels, *size, got.ctypes.data)
     np.testing.assert_array_equal(got, _oracle(array, size))
+
+
+@pytest.mark.parametrize("flip", [0, 1])
+@pytest.mark.parametrize("part", [(3, 5, 7, 9), (17, 40, 33, 50), (16, 32, 16, 32), (39, 40, 0, 1), (5, 5, 0, 50)])
+def test_part_equals_whole(part, flip):
+    rng = np.random.default_rng(3)
+    image = rng.integers(0, 256, (61, 83, 3), np.uint8)
+    rows = full_rows([image.shape[:2]])
+    rows["box"], rows["clip"], rows["flip"] = (5, 3, 70, 55), 1, flip
+    plane = planes_of(rows, Ragged.from_arrays([image]), None, (40, 50))[0, 0]
+    whole, got = np.empty((3, 40, 50), np.uint8), np.full((3, 40, 50), 7, np.uint8)
+    resample_plane(plane, 3, 40, 50, whole.ctypes.data)
+    top, bottom, begin, end = part
+    resample_part(plane, 3, 40, 50, got.ctypes.data, *part)
+    np.testing.assert_array_equal(got[:, top:bottom, begin:end], whole[:, top:bottom, begin:end])
+    written = (got == whole).all(axis=0)
+    assert 0 < (~written).sum()  # something was left out
+    assert (got[:, ~written] == 7).all()
