@@ -25,6 +25,7 @@ VERBS = {
     "bggap": "accuracy on the sets of 'figureground bgsets', and the BG-gap",
     "invariance": "how invariant the neurons of an encoder are to transformations",
     "soak": "long runs, many cycles, signals: what grows, what stays behind",
+    "experiment": "a small SSL experiment: background augmentations and a background shortcut",
     "train": "a few steps of MoCo-v2 on shards",
 }
 
