@@ -116,7 +116,8 @@ def run_experiment(
     Returns
     -------
     dict
-        As in the JSON: settings, data, timing, runs and their summary.
+        As in the JSON: settings, data, timing, runs and their summary. "seconds" is of this call, "seconds_of_arms" of
+        all runs, also of earlier calls.
 
     Raises
     ------
@@ -141,7 +142,8 @@ def run_experiment(
         torch.set_num_threads(threads)
     return {
         "settings": plan["settings"], "minutes": plan["minutes"], "steps": plan["steps"],
-        "seconds": round(time.perf_counter() - began, 1), "data": facts, "measured": plan["measured"],
+        "seconds": round(time.perf_counter() - began, 1),
+        "seconds_of_arms": round(sum(run["seconds"] for run in runs), 1), "data": facts, "measured": plan["measured"],
         "summary": summarize(runs), "runs": runs,
     }  # fmt: skip
 
@@ -201,7 +203,12 @@ def _parse(argv: list[str]) -> tuple[Settings, argparse.Namespace]:
     )  # fmt: skip
     base = Settings()
     add = parser.add_argument
-    add("--minutes", type=float, default=20, help="wall time of everything together (default: 20)")
+    add(
+        "--minutes",
+        type=float,
+        default=20,
+        help="wall time of everything together; a run that is continued keeps its number of steps (default: 20)",
+    )
     add("--images", nargs="+", default=(), metavar="DIR", help="folders of images; sub-folders are classes")
     add("--masks", metavar="DIR", help="folder of masks of the same paths, .png; RGBA files need none")
     add("--scenes", metavar="DIR", help="folder of sub-folders of scenes (default: the images without their figures)")

@@ -80,12 +80,13 @@ def _with_error(mean: float | None, error: float | None, sign: str = "") -> str:
 def print_results(result: Mapping[str, Any]) -> None:
     """Print the data's facts, accuracies (linear, then k-NN) with standard errors, differences to the baseline, times."""
     facts = result["data"][0]
+    chance = 100 / len(facts["figures"])
     print(
         f"{facts['source']}: {len(facts['figures'])} classes of {facts['figures'][0]} figures; own scene: training "
         f"{100 * facts['own_scene_share']['train']:.0f} %, swapped {100 * facts['own_scene_share']['swapped']:.0f} %; masks' "
         f"IoU: unsupervised {facts['mask_iou']['unsupervised']:.2f}, wrong {facts['mask_iou']['wrong']:.2f}\n"
         f"{result['steps']} steps of {result['settings']['batch_size']} images for each arm, "
-        f"{result['settings']['seeds']} seeds, {result['seconds']:.0f} s now; chance {100 / len(facts['figures']):.1f} %"
+        f"{result['settings']['seeds']} seeds, {result['seconds_of_arms']:.0f} s for the arms; chance {chance:.1f} %"
     )
     rows, changes = {}, {}
     for key, row in result["summary"].items():
@@ -132,8 +133,12 @@ def draw_results(result: Mapping[str, Any], path: str | Path) -> None:
             axes.invert_yaxis()
             axes.grid(axis="x", alpha=0.3)
         left.axvline(100 / len(result["data"][0]["figures"]), color="0.4", linestyle=":", label="chance")
+        if f"{method}-{BASELINE}" in rows:  # lines to compare the other arms with
+            scores = rows[f"{method}-{BASELINE}"]["scores"]
+            left.axvline(scores["linear/swapped"]["mean"], color="tab:blue", linestyle="--", linewidth=0.8)
+            middle.axvline(scores["linear/bg_gap"]["mean"], color="tab:orange", linestyle="--", linewidth=0.8)
         left.set(xlabel="linear accuracy [%]", title=f"{method}-like: scenes agree / swapped")
-        left.legend(fontsize="small")
+        left.set_xlim(0, 100)
         middle.set(xlabel="Mixed-Same − Mixed-Rand [% points]", title="BG-gap")
         for name, row in zip(names, rows.values(), strict=True):
             if row["loss"]:
@@ -141,8 +146,10 @@ def draw_results(result: Mapping[str, Any], path: str | Path) -> None:
                 right.plot(steps, row["loss"], label=name, linewidth=1)
         right.set(xlabel="step", title="loss")
         right.legend(fontsize="x-small")
+    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower left", ncols=3, fontsize="small")
     seeds = result["settings"]["seeds"]
     figure.suptitle(
-        f"{result['steps']} steps, {seeds} seeds, bars: mean ± standard error over seeds", fontsize="medium"
+        f"{result['steps']} steps, {seeds} seeds; mean ± standard error over seeds; dashed: the baseline",
+        fontsize="medium",
     )
     figure.savefig(path, dpi=110)

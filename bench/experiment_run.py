@@ -184,15 +184,21 @@ def _score(settings: Settings, encoder: Encoder, space: Workspace) -> dict[str, 
 def run_arm(settings: Settings, arm: Arm, space: Workspace, seed: int, steps: int) -> dict[str, Any]:
     """Train one arm with one seed and score it; the result is fit for JSON."""
     steps = 0 if arm.name == UNTRAINED else steps
+    began = time.perf_counter()
     trained = _train(settings, arm, space, seed, steps)
-    curve = [float(np.mean(part)) for part in np.array_split(trained.losses, min(_POINTS, steps))] if steps else []
+    curve = (
+        [round(float(np.mean(part)), 4) for part in np.array_split(trained.losses, min(_POINTS, steps))]
+        if steps
+        else []
+    )
     return {
         "arm": asdict(arm), "key": arm.key, "seed": seed, "steps": steps, "data": space.facts["fingerprint"],
-        "scores": _score(settings, trained.encoder, space),
+        "scores": {name: round(score, 4) for name, score in _score(settings, trained.encoder, space).items()},
         "loss": curve,
-        "step_ms": float(np.median(trained.step_ms)) if steps else None,
-        "waited_ms": float(np.median(trained.waited_ms)) if steps else None,
-        "cpu_ms": trained.cpu_ms if steps else None,
+        "step_ms": round(float(np.median(trained.step_ms)), 3) if steps else None,
+        "waited_ms": round(float(np.median(trained.waited_ms)), 3) if steps else None,
+        "cpu_ms": round(trained.cpu_ms, 3) if steps else None,
+        "seconds": round(time.perf_counter() - began, 2),
     }  # fmt: skip
 
 
