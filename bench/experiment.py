@@ -207,7 +207,7 @@ def _parse(argv: list[str]) -> tuple[Settings, argparse.Namespace]:
         "--minutes",
         type=float,
         default=20,
-        help="wall time of everything together; a run that is continued keeps its number of steps (default: 20)",
+        help="wall time of everything together, when a run begins (default: 20)",
     )
     add("--images", nargs="+", default=(), metavar="DIR", help="folders of images; sub-folders are classes")
     add("--masks", metavar="DIR", help="folder of masks of the same paths, .png; RGBA files need none")
