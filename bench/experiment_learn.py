@@ -156,7 +156,7 @@ class BYOLLike(Learner):
         self.predictor = _head(_DIM, norm=True)
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
-        """Return the symmetric loss of a batch, 0..4 (a sum of two distances of unit vectors squared)."""
+        """Return the symmetric loss of a batch, 0..8: the sum of two squared distances of unit vectors."""
         self.follow()
         said = [F.normalize(self.predictor(self.online(view)), dim=1) for view in batch["views"]]
         with torch.no_grad():

@@ -139,8 +139,8 @@ def space():
 @pytest.mark.parametrize("method", ["moco", "byol"])
 def test_a_learner_learns(space, method):
     arm = Arm(method, "BG_Swaps", "swap", 0.5, "true")
-    trained = train_arm(arm, space.train, space.masks["true"], steps=12, size=32, batch_size=16, seed=0, schedule=100)
-    assert len(trained.losses) == len(trained.step_ms) == 12
+    trained = train_arm(arm, space.train, space.masks["true"], steps=6, size=32, batch_size=16, seed=0, schedule=100)
+    assert len(trained.losses) == len(trained.step_ms) == 6
     assert np.isfinite(trained.losses).all()
     start = train_arm(arm, space.train, space.masks["true"], steps=0, size=32, batch_size=16, seed=0)
     moved = [
