@@ -141,11 +141,17 @@ def run_experiment(
     finally:
         torch.set_num_threads(threads)
     return {
-        "settings": plan["settings"], "minutes": plan["minutes"], "steps": plan["steps"],
+        "settings": _without_places(plan["settings"]), "minutes": plan["minutes"], "steps": plan["steps"],
         "seconds": round(time.perf_counter() - began, 1),
         "seconds_of_arms": round(sum(run["seconds"] for run in runs), 1), "data": facts, "measured": plan["measured"],
         "summary": summarize(runs), "runs": runs,
     }  # fmt: skip
+
+
+def _without_places(settings: dict[str, Any]) -> dict[str, Any]:
+    """Leave of folders their names: a report may be published."""
+    named = {key: None if settings[key] is None else Path(settings[key]).name for key in ("masks", "scenes")}
+    return settings | named | {"images": [Path(folder).name for folder in settings["images"]]}
 
 
 def _run_seed(

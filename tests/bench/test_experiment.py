@@ -266,3 +266,10 @@ def test_command_line(tmp_path, capsys):
     assert "byol-plain (no augmentation)" in capsys.readouterr().out
     assert experiment.main(["--images", str(tmp_path / "none"), "--out", str(tmp_path / "new")]) == 2
     assert "images must be a folder" in capsys.readouterr().err
+
+
+def test_a_report_names_folders_without_their_places():
+    settings = {"images": ["/home/me/figures", "b"], "masks": None, "scenes": "/home/me/scenes/", "seeds": 3}
+    assert experiment._without_places(settings) == {
+        "images": ["figures", "b"], "masks": None, "scenes": "scenes", "seeds": 3,
+    }  # fmt: skip
