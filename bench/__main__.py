@@ -29,6 +29,7 @@ VERBS = {
     "probes": "shape or texture: accuracy on shuffled patches, textures and styles",
     "invariance": "how invariant the neurons of an encoder are to transformations",
     "soak": "long runs, many cycles, signals: what grows, what stays behind",
+    "experiment": "a small SSL experiment: background augmentations and a background shortcut",
     "train": "a few steps of MoCo-v2 on shards",
 }
 

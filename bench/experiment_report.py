@@ -1,0 +1,155 @@
+"""The experiment's runs as means and standard errors over seeds, a table and a figure."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from figureground.bench.experiment_score import compare, mean_error
+from figureground.bench.harness import print_table
+
+BASELINE = "baseline"
+_COLUMNS = {
+    "in-dist": "linear/in_distribution",
+    "swapped": "linear/swapped",
+    "gap": "linear/bg_gap",
+    "knn in-d.": "knn/in_distribution",
+    "knn swap.": "knn/swapped",
+    "knn gap": "knn/bg_gap",
+}
+
+
+def summarize(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Summarise runs by arm.
+
+    Returns
+    -------
+    dict by key of the arm
+        "seeds"; for each score its "mean" and "se" over seeds (None for one seed), and "difference" and "difference_se" to
+        the baseline of the same method, paired by seed (None where there is no such baseline); medians over
+        seeds of "step_ms" and "cpu_ms" and their ratios to the baseline's, "step_ratio" and "cpu_ratio"; "loss", the
+        mean curve.
+    """
+    arms: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for run in runs:
+        arms[run["key"]].append(run)
+    return {
+        key: _summarize_arm(mine, arms.get(f"{mine[0]['arm']['method']}-{BASELINE}", [])) for key, mine in arms.items()
+    }
+
+
+def _summarize_arm(mine: list[Mapping[str, Any]], baseline: list[Mapping[str, Any]]) -> dict[str, Any]:
+    row: dict[str, Any] = {"arm": mine[0]["arm"], "seeds": len(mine), "scores": {}}
+    shared = {run["seed"] for run in mine} & {run["seed"] for run in baseline}
+    for name in mine[0]["scores"]:
+        mean, error = mean_error([run["scores"][name] for run in mine])
+        score = {"mean": round(mean, 3), "se": _number(error), "difference": None, "difference_se": None}
+        if shared and mine[0]["arm"]["name"] != BASELINE:
+            ours, theirs = ({run["seed"]: run["scores"][name] for run in some} for some in (mine, baseline))
+            difference, error = compare(ours, theirs)
+            score |= {"difference": round(difference, 3), "difference_se": _number(error)}
+        row["scores"][name] = score
+    for name in ("step_ms", "cpu_ms", "waited_ms"):
+        row[name] = _median(mine, name)
+        other = _median(baseline, name)
+        if name != "waited_ms":
+            row[name.replace("ms", "ratio")] = round(row[name] / other, 3) if row[name] and other else None
+    curves = [run["loss"] for run in mine if run["loss"]]
+    row["loss"] = [round(sum(values) / len(values), 4) for values in zip(*curves, strict=True)]
+    return row
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 3)
+
+
+def _median(runs: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    values = sorted(run[name] for run in runs if run[name] is not None)
+    return round(float(values[len(values) // 2]), 3) if values else None
+
+
+def _with_error(mean: float | None, error: float | None, sign: str = "") -> str:
+    if mean is None:
+        return ""
+    return f"{round(mean, 1) + 0.0:{sign}.1f}" + ("" if error is None else f" ± {error:.1f}")
+
+
+def print_results(result: Mapping[str, Any]) -> None:
+    """Print the data's facts, accuracies (linear, then k-NN) with standard errors, differences to the baseline, times."""
+    facts = result["data"][0]
+    chance = 100 / len(facts["figures"])
+    print(
+        f"{facts['source']}: {len(facts['figures'])} classes of {facts['figures'][0]} figures; own scene: training "
+        f"{100 * facts['own_scene_share']['train']:.0f} %, swapped {100 * facts['own_scene_share']['swapped']:.0f} %; masks' "
+        f"IoU: unsupervised {facts['mask_iou']['unsupervised']:.2f}, wrong {facts['mask_iou']['wrong']:.2f}\n"
+        f"{result['steps']} steps of {result['settings']['batch_size']} images for each arm, "
+        f"{result['settings']['seeds']} seeds, {result['seconds_of_arms']:.0f} s for the arms; chance {chance:.1f} %"
+    )
+    rows, changes = {}, {}
+    for key, row in result["summary"].items():
+        scores = row["scores"]
+        rows[key] = {head: _with_error(scores[name]["mean"], scores[name]["se"]) for head, name in _COLUMNS.items()}
+        rows[key]["ms a step"] = "" if row["step_ms"] is None else f"{row['step_ms']:.1f}"
+        rows[key]["CPU ms"] = "" if row["cpu_ms"] is None else f"{row['cpu_ms']:.1f}"
+        if row["arm"]["name"] != BASELINE and scores["linear/swapped"]["difference"] is not None:
+            changes[key] = {
+                head: _with_error(scores[name]["difference"], scores[name]["difference_se"], "+")
+                for head, name in _COLUMNS.items()
+            }
+            changes[key]["step ratio"] = row["step_ratio"] or ""
+    print_table(rows, title="linear and k-NN accuracy [%], mean ± standard error over seeds")
+    if changes:
+        print()
+        print_table(changes, title="difference to the baseline of the same seed [% points]")
+    plain = {key: value for key, value in result["measured"].items() if key.endswith("plain")}
+    for key, value in plain.items():
+        print(f"{key} (no augmentation): {value['step_ms']:.1f} ms a step, {value['cpu_ms']:.1f} ms CPU")
+
+
+def draw_results(result: Mapping[str, Any], path: str | Path) -> None:
+    """Write the figure: for each method, linear accuracy with agreeing and swapped scenes, the gap, and the loss."""
+    from matplotlib.figure import Figure
+
+    methods = list(dict.fromkeys(row["arm"]["method"] for row in result["summary"].values()))
+    figure = Figure(figsize=(13, 0.6 + 3.9 * len(methods)), layout="constrained")
+    grid = figure.subplots(len(methods), 3, squeeze=False, width_ratios=(3, 2, 2))
+    for (left, middle, right), method in zip(grid, methods, strict=True):
+        rows = {key: row for key, row in result["summary"].items() if row["arm"]["method"] == method}
+        names = [key.removeprefix(f"{method}-").replace("-", " ") for key in rows]
+        places = range(len(rows))
+        for axes, shown in ((left, ("linear/in_distribution", "linear/swapped")), (middle, ("linear/bg_gap",))):
+            for i, name in enumerate(shown):
+                scores = [row["scores"][name] for row in rows.values()]
+                height = 0.8 / len(shown)
+                axes.barh(
+                    [p + (i - (len(shown) - 1) / 2) * height for p in places], [s["mean"] for s in scores], height,
+                    xerr=[s["se"] or 0.0 for s in scores], label=name.partition("/")[2].replace("_", " "),
+                    color=("0.75", "tab:blue")[i] if len(shown) == 2 else "tab:orange", ecolor="0.2",
+                )  # fmt: skip
+            axes.set_yticks(list(places), names if axes is left else [""] * len(names))
+            axes.invert_yaxis()
+            axes.grid(axis="x", alpha=0.3)
+        left.axvline(100 / len(result["data"][0]["figures"]), color="0.4", linestyle=":", label="chance")
+        if f"{method}-{BASELINE}" in rows:  # lines to compare the other arms with
+            scores = rows[f"{method}-{BASELINE}"]["scores"]
+            left.axvline(scores["linear/swapped"]["mean"], color="tab:blue", linestyle="--", linewidth=0.8)
+            middle.axvline(scores["linear/bg_gap"]["mean"], color="tab:orange", linestyle="--", linewidth=0.8)
+        left.set(xlabel="linear accuracy [%]", title=f"{method}-like: scenes agree / swapped")
+        left.set_xlim(0, 100)
+        middle.set(xlabel="Mixed-Same − Mixed-Rand [% points]", title="BG-gap")
+        for name, row in zip(names, rows.values(), strict=True):
+            if row["loss"]:
+                steps = [result["steps"] * (i + 0.5) / len(row["loss"]) for i in range(len(row["loss"]))]
+                right.plot(steps, row["loss"], label=name, linewidth=1)
+        right.set(xlabel="step", title="loss")
+        right.legend(fontsize="x-small")
+    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower left", ncols=3, fontsize="small")
+    seeds = result["settings"]["seeds"]
+    figure.suptitle(
+        f"{result['steps']} steps, {seeds} seeds; mean ± standard error over seeds; dashed: the baseline",
+        fontsize="medium",
+    )
+    figure.savefig(path, dpi=110)
