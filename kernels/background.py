@@ -86,14 +86,17 @@ def _cpu(figures: np.ndarray, grounds: np.ndarray, masks: np.ndarray, out: np.nd
 @numba.njit(nogil=True, cache=True)
 def _blend(figures, grounds, masks, out):  # type: ignore[no-untyped-def]
     for n in range(figures.shape[0]):
-        mask = masks[n]
         for c in range(3):
-            figure, ground, result = figures[n, c], grounds[n, c], out[n, c]
-            for i in range(mask.size):
-                # 16-bit lanes are enough: t <= 255 * 255 + 128.
-                m = np.uint16(mask[i])
-                t = np.uint16(np.uint16(figure[i]) * m + np.uint16(ground[i]) * np.uint16(255 - m) + np.uint16(128))
-                result[i] = np.uint8(np.uint16(np.uint16(t >> np.uint16(8)) + t) >> np.uint16(8))
+            _blend_row(figures[n, c], grounds[n, c], masks[n], out[n, c])
+
+
+@numba.njit(nogil=True, cache=True)
+def _blend_row(figure, ground, mask, out):  # type: ignore[no-untyped-def]
+    for i in range(mask.size):
+        # 16-bit lanes are enough: t <= 255 * 255 + 128.
+        m = np.uint16(mask[i])
+        t = np.uint16(np.uint16(figure[i]) * m + np.uint16(ground[i]) * np.uint16(255 - m) + np.uint16(128))
+        out[i] = np.uint8(np.uint16(np.uint16(t >> np.uint16(8)) + t) >> np.uint16(8))
 
 
 def _cuda(figures: Any, grounds: Any, masks: Any, out: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numba
 import numpy as np
 
 from .arrays import Ragged
@@ -99,46 +100,87 @@ def check_rows(rows: Any, images: Ragged, masks: Ragged | None) -> None:
 
 
 def planes_of(rows: np.ndarray, images: Ragged, masks: Ragged | None, size: tuple[int, int]) -> np.ndarray:
-    """Return the planes to read for checked rows: (N, 3) PLANE_DTYPE of image, mask and donor."""
+    """Return the planes to read: (N, 3) PLANE_DTYPE of image, mask and donor; refuses what `check_rows` refuses."""
+    if not isinstance(rows, np.ndarray) or rows.dtype != RENDER_DTYPE or rows.ndim != 1:
+        check_rows(rows, images, masks)
     planes = np.zeros((len(rows), 3), PLANE_DTYPE)
-    box = rows["box"].astype(np.float64)
-    _fill_planes(planes[:, 0], images, rows["image"], box, rows["clip"] != 0, rows["flip"], size)
-    has = np.flatnonzero(rows["mask"] >= 0)
-    if masks is not None and len(has):
-        of_image = images.sizes[rows["image"][has]]
-        ratio = (masks.sizes[rows["mask"][has]] / of_image)[:, ::-1]
-        context = np.zeros(len(has), bool)
-        part = planes[has, 1]
-        _fill_planes(part, masks, rows["mask"][has], box[has] * np.tile(ratio, 2), context, rows["flip"][has], size)
-        planes[has, 1] = part
-    has = has[rows["mode"][has] == DONOR]
-    if len(has):
-        part = planes[has, 2]
-        donor_box, crop = rows["donor_box"][has].astype(np.float64), np.ones(len(has), bool)
-        _fill_planes(part, images, rows["donor"][has], donor_box, crop, rows["donor_flip"][has], size)
-        planes[has, 2] = part
+    mask_places = (_NO_ADDRESSES, _NO_SIZES) if masks is None else (masks.addresses, masks.sizes)
+    places = images.addresses, images.sizes
+    if not _fill_planes(np.ascontiguousarray(rows), images.channels, *places, *mask_places, size[0], size[1], planes):
+        check_rows(rows, images, masks)
+        raise AssertionError("render_views: rows were refused, but check_rows finds no fault in them")
     return planes
 
 
-def _fill_planes(
-    planes: np.ndarray,
-    batch: Ragged,
-    index: np.ndarray,
-    box: np.ndarray,
-    clip: np.ndarray,
-    flip: np.ndarray,
-    size: tuple[int, int],
-) -> None:
-    extent = batch.sizes[index].astype(np.int64)
-    corner, length, clip = box[:, 1::-1], box[:, :1:-1], clip[:, None]  # y before x from here on
-    begin = np.where(clip, np.floor(corner).astype(np.int64), 0).clip(0, extent - 1)
-    end = np.where(clip, np.ceil(corner + length).astype(np.int64), extent).clip(begin + 1, extent)
-    planes["pitch"] = extent[:, 1] * batch.channels
-    planes["address"] = batch.addresses[index] + (begin[:, 0] * extent[:, 1] + begin[:, 1]) * batch.channels
-    planes["origin_y"], planes["origin_x"] = (corner - begin).T
-    planes["scale_y"], planes["scale_x"] = (length / size).T
-    planes["rows"], planes["cols"] = (end - begin).T
-    planes["flip"] = flip != 0
+_NO_ADDRESSES, _NO_SIZES = np.empty(0, np.int64), np.empty((0, 2), np.int32)
+
+
+@numba.njit(nogil=True, cache=True)
+def _fill_planes(rows, channels, addresses, sizes, mask_addresses, mask_sizes, height, width, planes):  # type: ignore[no-untyped-def]
+    """Fill in the planes of all rows; False: a row asks for what is not there."""
+    box = np.empty(4)
+    for n in range(len(rows)):
+        r = rows[n]
+        if not 0 <= r.image < len(sizes) or not (r.mask == -1 or 0 <= r.mask < len(mask_sizes)):
+            return False
+        if not KEEP <= r.mode <= NOISE:
+            return False
+        for c in range(3):
+            if r.mode == FILL and not 0 <= r.fill[c] <= 255:
+                return False
+        image = sizes[r.image]
+        for k in range(4):
+            box[k] = r.box[k]
+        if not _box_lies_in(box, image[0], image[1]):
+            return False
+        _fill_plane(
+            planes[n, 0], addresses[r.image], image[0], image[1], channels, box, r.clip != 0, r.flip, height, width
+        )
+        if r.mask < 0:
+            continue
+        mask = mask_sizes[r.mask]
+        for k in range(4):
+            box[k] *= mask[1 - k % 2] / image[1 - k % 2]
+        _fill_plane(planes[n, 1], mask_addresses[r.mask], mask[0], mask[1], 1, box, False, r.flip, height, width)
+        if r.mode != DONOR:
+            continue
+        if not 0 <= r.donor < len(sizes):
+            return False
+        donor = sizes[r.donor]
+        for k in range(4):
+            box[k] = r.donor_box[k]
+        if not _box_lies_in(box, donor[0], donor[1]):
+            return False
+        _fill_plane(
+            planes[n, 2], addresses[r.donor], donor[0], donor[1], channels, box, True, r.donor_flip, height, width
+        )
+    return True
+
+
+@numba.njit(nogil=True, cache=True)
+def _box_lies_in(box, height, width):  # type: ignore[no-untyped-def]
+    for k in range(4):
+        if not np.isfinite(box[k]):
+            return False
+    inside = box[0] + box[2] <= width + _SLACK_PX and box[1] + box[3] <= height + _SLACK_PX
+    return inside and min(box[0], box[1]) >= -_SLACK_PX and min(box[2], box[3]) > 0
+
+
+@numba.njit(nogil=True, cache=True)
+def _fill_plane(plane, address, rows, cols, channels, box, clip, flip, height, width):  # type: ignore[no-untyped-def]
+    """Fill in one plane: x0, y0, width, height of `box` in an image of rows x cols px, readable inside the box only if `clip`."""
+    top, bottom, left, right = 0, rows, 0, cols
+    if clip:
+        top = min(max(int(np.floor(box[1])), 0), rows - 1)
+        left = min(max(int(np.floor(box[0])), 0), cols - 1)
+        bottom = min(max(int(np.ceil(box[1] + box[3])), top + 1), rows)
+        right = min(max(int(np.ceil(box[0] + box[2])), left + 1), cols)
+    plane.pitch = cols * channels
+    plane.address = address + (top * cols + left) * channels
+    plane.origin_y, plane.origin_x = box[1] - top, box[0] - left
+    plane.scale_y, plane.scale_x = box[3] / height, box[2] / width
+    plane.rows, plane.cols = bottom - top, right - left
+    plane.flip = flip != 0
 
 
 def _inside(index: np.ndarray, batch: Any) -> np.ndarray:

@@ -16,10 +16,11 @@ import numba
 import numpy as np
 
 from .arrays import Ragged, array_module, on_gpu, table_on
-from .background import _blend
+from .background import _blend_row
+from .lanes import LANES
 from .launch import launch
-from .render_rows import DONOR, FILL, KEEP, MEAN, NOISE, RENDER_DTYPE, check_rows, full_rows, planes_of
-from .separable import resample_part, resample_plane
+from .render_rows import DONOR, FILL, KEEP, MEAN, NOISE, RENDER_DTYPE, full_rows, planes_of
+from .separable import axes_of, buffers_of, resample_plane, resample_strip, store_strip
 from .separable_cubic import resample_plane_cubic
 
 __all__ = ["DONOR", "FILL", "KEEP", "MEAN", "NOISE", "RENDER_DTYPE", "Interpolation", "full_rows", "render_views"]
@@ -102,15 +103,14 @@ def render_views(
     if interpolation not in ("bilinear", "bicubic"):
         raise ValueError(f"render_views: interpolation must be 'bilinear' or 'bicubic', got {interpolation!r}")
     _check_batches(images, masks, size, masks_out)
-    check_rows(rows, images, masks)
     height, width = int(size[0]), int(size[1])
+    planes = planes_of(rows, images, masks, (height, width))
     xp = _module_of(gpu)
     views = _output(xp, "out", out, (len(rows), 3, height, width))
     view_masks = None
     if masks is not None and (return_masks or gpu):
         view_masks = _output(xp, "masks_out", masks_out, (len(rows), height, width))
     if len(rows):
-        planes = planes_of(rows, images, masks, (height, width))
         (_cuda if gpu else _cpu)(planes, rows, views, view_masks, cubic=interpolation == "bicubic")
     return views, view_masks if return_masks else None
 
@@ -157,34 +157,71 @@ def _cpu(
 @numba.njit(nogil=True, cache=True)
 def _render(planes, mode, fill, seeds, cubic, views, view_masks):  # type: ignore[no-untyped-def]
     _, _, height, width = views.shape
-    pixels = height * width
-    figure, ground = np.empty((1, 3, pixels), np.uint8), np.empty((1, 3, pixels), np.uint8)
-    spare = np.empty((1, pixels), np.uint8)
+    spare = np.empty(height * width, np.uint8)
     for n in range(len(views)):
-        view = views[n : n + 1].reshape((1, 3, pixels))
+        view = views[n].reshape((3, height * width))
         masked = planes[n, 1].address != 0
-        mask = view_masks[n : n + 1].reshape((1, pixels)) if len(view_masks) > 0 else spare
+        mask = view_masks[n].reshape(height * width) if len(view_masks) > 0 else spare
         if masked:
             resample_plane(planes[n, 1], 1, height, width, mask.ctypes.data)
         elif len(view_masks) > 0:
             mask[:] = 0
         if not masked or mode[n] == KEEP:
             _resample(cubic, planes[n, 0], height, width, view.ctypes.data)
-            continue
-        # Not in place: a loop whose input may be its output is not vectorised.
-        if cubic or mode[n] == MEAN:
-            _resample(cubic, planes[n, 0], height, width, figure.ctypes.data)
-        else:  # where the mask is 0 the figure is not seen: what lies there is left from before
-            top, bottom, begin, end = _extent(mask.reshape((height, width)))
-            resample_part(planes[n, 0], 3, height, width, figure.ctypes.data, top, bottom, begin, end)
-        if mode[n] == DONOR:
-            _resample(cubic, planes[n, 2], height, width, ground.ctypes.data)
-        elif mode[n] == NOISE:
-            _fill_noise(seeds[n, 0], seeds[n, 1], ground[0])
+        elif cubic or mode[n] == MEAN:
+            _composite(planes[n], mode[n], fill[n], seeds[n], cubic, (height, width), mask, view)
         else:
-            for c in range(3):
-                ground[0, c] = fill[n, c] if mode[n] == FILL else _mean(figure[0, c])
-        _blend(figure, ground, mask, view)
+            _composite_strips(planes[n], mode[n], fill[n], seeds[n], (height, width), mask, view)
+
+
+@numba.njit(nogil=True, cache=True)
+def _composite(planes, mode, fill, seeds, cubic, size, mask, view):  # type: ignore[no-untyped-def]
+    """Render one view on a new ground, all of it at once."""
+    height, width = size
+    # Not in place: a loop whose input may be its output is not vectorised.
+    figure, ground = np.empty(view.shape, np.uint8), np.empty(view.shape, np.uint8)
+    _resample(cubic, planes[0], height, width, figure.ctypes.data)
+    if mode == DONOR:
+        _resample(cubic, planes[2], height, width, ground.ctypes.data)
+    elif mode == NOISE:
+        _fill_noise(seeds, 0, ground)
+    else:
+        for c in range(3):
+            ground[c] = fill[c] if mode == FILL else _mean(figure[c])
+    for c in range(3):
+        _blend_row(figure[c], ground[c], mask, view[c])
+
+
+@numba.njit(nogil=True, cache=True)
+def _composite_strips(planes, mode, fill, seeds, size, mask, view):  # type: ignore[no-untyped-def]
+    """Do the same in strips of 16 rows, which stay in cache, and leave out what of the figure its mask hides."""
+    height, width = size
+    figure, ground = np.empty((3, LANES * width), np.uint8), np.empty((3, LANES * width), np.uint8)
+    top, bottom, begin, end = _extent(mask.reshape(size))
+    begin, end = begin // LANES * LANES, min((end + LANES - 1) // LANES * LANES, width)
+    if top == bottom:
+        begin, end = 0, width  # there is no figure: its buffers are not used
+    axes = axes_of(planes[0], height, width)
+    buffers = buffers_of(planes[0], 3, axes, begin, end)
+    donor = planes[2] if mode == DONOR else planes[0]
+    donor_axes = axes_of(donor, height, width) if mode == DONOR else axes
+    donor_buffers = buffers_of(donor, 3, donor_axes, 0, width) if mode == DONOR else buffers
+    if mode != DONOR:
+        for c in range(3):
+            ground[c] = fill[c]
+    for y in range(0, height, LANES):
+        rows = min(LANES, height - y)
+        first, past = y * width, (y + rows) * width
+        if top < y + rows and y < bottom:
+            resample_strip(planes[0], 3, axes, buffers, y, begin, end)
+            store_strip(buffers[3], rows, begin, end, figure.ctypes.data, LANES)
+        if mode == DONOR:
+            resample_strip(donor, 3, donor_axes, donor_buffers, y, 0, width)
+            store_strip(donor_buffers[3], rows, 0, width, ground.ctypes.data, LANES)
+        elif mode == NOISE:
+            _fill_noise(seeds, first, ground)
+        for c in range(3):  # where the mask is 0 the figure is left from before, and counts for nothing
+            _blend_row(figure[c][: past - first], ground[c][: past - first], mask[first:past], view[c][first:past])
 
 
 @numba.njit(nogil=True, cache=True)
@@ -234,10 +271,11 @@ def _mix(x):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def _fill_noise(seed_lo, seed_hi, ground):  # type: ignore[no-untyped-def]
-    red, green, blue = ground[0], ground[1], ground[2]
+def _fill_noise(seeds, first, ground):  # type: ignore[no-untyped-def]
+    """Fill (3, pixels) with noise; `first` is the number of the first pixel."""
+    red, green, blue, low, high = ground[0], ground[1], ground[2], seeds[0], seeds[1]
     for p in range(len(red)):
-        h = _mix(np.uint32(_mix(np.uint32(p) ^ seed_lo) + seed_hi))
+        h = _mix(np.uint32(_mix(np.uint32(first + p) ^ low) + high))
         red[p] = h & np.uint32(255)
         green[p] = (h >> np.uint32(8)) & np.uint32(255)
         blue[p] = (h >> np.uint32(16)) & np.uint32(255)

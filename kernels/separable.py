@@ -34,48 +34,65 @@ def resample_plane(source, channels, height, width, target):  # type: ignore[no-
     target : int
         Address of the (channels, height, width) uint8 output.
     """
-    resample_part(source, channels, height, width, target, 0, height, 0, width)
+    axes = axes_of(source, height, width)
+    buffers = buffers_of(source, channels, axes, 0, width)
+    for y in range(0, height, LANES):
+        resample_strip(source, channels, axes, buffers, y, 0, width)
+        store_strip(buffers[3], min(LANES, height - y), 0, width, target + y * width, height)
 
 
 @numba.njit(nogil=True, cache=True)
-def resample_part(source, channels, height, width, target, top, bottom, begin, end):  # type: ignore[no-untyped-def]
-    """Resample as `resample_plane` does, but only what lies in some rows and columns of the output, and a little around it.
-
-    Parameters
-    ----------
-    source, channels, height, width, target
-        As for `resample_plane`.
-    top, bottom, begin, end : int
-        Rows top .. bottom - 1 and columns begin .. end - 1 are written, at least; others may be, with their true values.
-    """
-    if top >= bottom or begin >= end:
-        return
-    top, begin = top // LANES * LANES, begin // LANES * LANES
-    end = min((end + LANES - 1) // LANES * LANES, width)
+def axes_of(source, height, width):  # type: ignore[no-untyped-def]
+    """Return first tap, taps and weights of the rows, then of the columns of an output."""
     y_first, y_count = np.empty(height, np.int32), np.empty(height, np.int32)
     y_weights = np.empty((height, taps_of(source.scale_y) + 3), np.int32)
     fill_axis(source.origin_y, source.scale_y, source.rows, y_first, y_count, y_weights)
     x_first, x_count = np.empty(width, np.int32), np.empty(width, np.int32)
     x_weights = np.empty((width, taps_of(source.scale_x)), np.int32)
     fill_axis(source.origin_x, source.scale_x, source.cols, x_first, x_count, x_weights)
+    return y_first, y_count, y_weights, x_first, x_count, x_weights
 
-    low, high = (width - end, width - begin) if source.flip else (begin, end)
-    left = x_first[low]
-    used = (x_first[high - 1] + x_count[high - 1] - left) * channels
+
+@numba.njit(nogil=True, cache=True)
+def _span(source, axes, begin, end):  # type: ignore[no-untyped-def]
+    """Return the source columns, first and one past the last, that output columns begin .. end - 1 take from."""
+    x_first, x_count = axes[3], axes[4]
+    low, high = (len(x_first) - end, len(x_first) - begin) if source.flip else (begin, end)
+    return x_first[low], x_first[high - 1] + x_count[high - 1]
+
+
+@numba.njit(nogil=True, cache=True)
+def buffers_of(source, channels, axes, begin, end):  # type: ignore[no-untyped-def]
+    """Make room for strips of columns begin .. end - 1; the last buffer is the block that `resample_strip` fills."""
+    left, right = _span(source, axes, begin, end)
+    used = (right - left) * channels
     padded = (used + LANES - 1) // LANES * LANES
-    rows = np.empty((LANES, padded), np.int16)
-    columns = np.empty((padded, LANES), np.int16)
-    sums = np.empty(used, np.int32)
-    block = np.empty((channels, width, LANES), np.uint8)
-    address = source.address + left * channels
-    for y in range(top, bottom, LANES):
-        for r in range(min(LANES, height - y)):
-            i = y + r
-            _vertical(address, source.pitch, source.rows, y_first[i], y_count[i], y_weights[i], sums, rows[r])
-        for j in range(0, padded, LANES):
-            transpose_int16(rows.ctypes.data + 2 * j, 2 * padded, columns.ctypes.data + 2 * LANES * j, 2 * LANES)
-        _horizontal(columns, channels, left, source.flip, x_first, x_count, x_weights, begin, end, block)
-        _store(block, y, height, begin, end, target)
+    block = np.empty((channels, len(axes[3]), LANES), np.uint8)
+    return np.empty((LANES, padded), np.int16), np.empty((padded, LANES), np.int16), np.empty(used, np.int32), block
+
+
+@numba.njit(nogil=True, cache=True)
+def resample_strip(source, channels, axes, buffers, y, begin, end):  # type: ignore[no-untyped-def]
+    """Resample output rows y .. y + 15, as far as there are so many, and columns begin .. end - 1 into the block.
+
+    Parameters
+    ----------
+    source, channels
+        As for `resample_plane`.
+    axes, buffers : tuples
+        From `axes_of` and, for the same columns, `buffers_of`.
+    y, begin, end : int
+    """
+    y_first, y_count, y_weights, x_first, x_count, x_weights = axes
+    rows, columns, sums, block = buffers
+    left, _ = _span(source, axes, begin, end)
+    address, padded = source.address + left * channels, rows.shape[1]
+    for r in range(min(LANES, len(y_first) - y)):
+        i = y + r
+        _vertical(address, source.pitch, source.rows, y_first[i], y_count[i], y_weights[i], sums, rows[r])
+    for j in range(0, padded, LANES):
+        transpose_int16(rows.ctypes.data + 2 * j, 2 * padded, columns.ctypes.data + 2 * LANES * j, 2 * LANES)
+    _horizontal(columns, channels, left, source.flip, x_first, x_count, x_weights, begin, end, block)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -121,13 +138,25 @@ def _horizontal(columns, channels, left, flip, first, count, weights, begin, end
 
 
 @numba.njit(nogil=True, cache=True)
-def _store(block, y, height, begin, end, target):  # type: ignore[no-untyped-def]
-    """Transpose columns begin .. end - 1 of block (channels, width, 16) into rows y .. y + 15 of the planar output."""
+def store_strip(block, rows, begin, end, target, height):  # type: ignore[no-untyped-def]
+    """Transpose columns begin .. end - 1 of a block into planar rows.
+
+    Parameters
+    ----------
+    block : (channels, width, 16) uint8
+    rows : int
+        How many of the 16 there are.
+    begin, end : int
+        `begin` is a multiple of 16.
+    target : int
+        Address of the first row of the first channel.
+    height : int
+        Rows from one channel to the next.
+    """
     channels, width, _ = block.shape
-    rows = min(LANES, height - y)
     whole = max(end // LANES * LANES, begin) if rows == LANES else begin
     for c in range(channels):
-        to = target + (c * height + y) * width
+        to = target + c * height * width
         for x in range(begin, whole, LANES):
             transpose_uint8(block.ctypes.data + LANES * (c * width + x), LANES, to + x, width)
         out = carray(bytes_at(to), (rows, width))
