@@ -37,7 +37,9 @@ from .tables import Slots, color_arguments, negative_rows, render_donors, render
 
 SALIENCY_PX = 112
 """Side of the square on which masks are estimated, and of sidecar masks."""
-_CHUNK = 8
+_LEAST_CHUNK, _MOST_CHUNK = 8, 32
+"""Samples that a thread works on at a time: many, since each kernel's call costs as much as a tenth of a view; few, so that all
+threads have work and the views stay in cache."""
 _SEED_STEP = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -97,6 +99,7 @@ class Augmenter:
         self._swaps = negatives and recipe.swaps
         self._patches = negatives and recipe.negatives is not None
         self._by_region = [v.patch_shuffle is not None and v.patch_shuffle.region != "all" for v in recipe.views]
+        self._threads = threads
         self._pool = ThreadPoolExecutor(threads, "figureground-augment") if threads > 1 else None
 
     def close(self) -> None:
@@ -106,7 +109,8 @@ class Augmenter:
 
     def map_chunks(self, count: int, work: Callable[[slice], None]) -> None:
         """Run `work` on slices of `count` samples, on all threads; the first exception is raised after all have ended."""
-        slices = [slice(a, min(a + _CHUNK, count)) for a in range(0, count, _CHUNK)]
+        step = min(max(-(-count // self._threads), _LEAST_CHUNK), _MOST_CHUNK)
+        slices = [slice(a, min(a + step, count)) for a in range(0, count, step)]
         if self._pool is None:
             for part in slices:
                 work(part)
