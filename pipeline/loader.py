@@ -170,7 +170,7 @@ class Loader:
         self._split = Split(samples, batch_size, rank, world_size, drop_last)
         with_masks, with_negatives = format in WITH_MASKS, format in WITH_NEGATIVES
         wanted = recipe.uses_masks or (with_masks and masks is not None)
-        sidecars = MaskStore(self._store, masks_dir) if wanted and masks in ("auto", "sidecar") else None
+        sidecars = MaskStore(self._store, masks_dir, cache=cache) if wanted and masks in ("auto", "sidecar") else None
         self._quarantine = Quarantine(
             self._store, self._store.shards, budget=error_budget, samples=-(-samples // world_size), path=quarantine
         )

@@ -5,19 +5,22 @@ from __future__ import annotations
 import bisect
 import os
 from collections.abc import Sequence
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from .errors import ShardError
 from .fetched import FetchedMaps
-from .fetched_masks import find_sidecars, load_sidecars
+from .fetched_masks import cache_for, find_sidecars, load_sidecars
 from .index import load_index
 from .index_text import ShardIndex
 from .maps import Maps
 from .reader import Store
 from .sidecar import MASK_EXT, Manifest, manifest_of, sidecar_path
-from .urls import shown
+from .urls import is_url, shown
+
+if TYPE_CHECKING:
+    from .cache import ShardCache
 
 
 class MaskStore:
@@ -28,15 +31,18 @@ class MaskStore:
     store : Store
         The images.
     masks_dir : path, optional
-        Where the sidecars lie; by default beside their shards. Those of a remote store's shards are fetched through its
-        cache, and `masks_dir` may be a URL then.
+        Where the sidecars lie, a folder or a URL (`s3://bucket/masks`); by default beside their shards.
     max_open : int, optional
         Sidecars kept mapped at a time, as for `Store`.
+    cache : ShardCache, optional
+        Where sidecars behind URLs are kept; by default that of the store. Those of local shards, which are read in any
+        order, must fit into it all together: they are fetched now, in the background, and stay.
 
     Raises
     ------
     ShardError
-        If a sidecar is damaged, has no manifest, or was made from another state of its shard.
+        If a sidecar is damaged, has no manifest, or was made from another state of its shard, or `masks_dir` is a URL and
+        there is no cache, or too small a one.
 
     Notes
     -----
@@ -45,17 +51,25 @@ class MaskStore:
     """
 
     def __init__(
-        self, store: Store, masks_dir: str | os.PathLike[str] | None = None, *, max_open: int | None = None
+        self,
+        store: Store,
+        masks_dir: str | os.PathLike[str] | None = None,
+        *,
+        max_open: int | None = None,
+        cache: ShardCache | None = None,
     ) -> None:
         self._starts = store.starts.tolist()
         self._offset = np.full(len(store), -1, np.int64)
         self._size = np.zeros(len(store), np.int64)
-        files = find_sidecars(store, masks_dir)
+        cache = cache_for(store, masks_dir, cache)
+        files = find_sidecars(store, masks_dir, cache)
         self.sidecars = [
-            os.path.abspath(sidecar_path(shard, masks_dir)) if file is None else shown(file.url)
+            _place(shard, masks_dir) if file is None else shown(file.url)
             for shard, file in zip(store.shards, files, strict=True)
         ]
         """Absolute path (or URL) of each shard's sidecar, there or not."""
+        self.manifests: list[Manifest | None] = [None] * len(files)
+        """What each shard's sidecar says of itself; None where there is no sidecar."""
         status = np.zeros((len(self.sidecars), 2), np.int64)
         for number, sidecar in enumerate(self.sidecars):
             if files[number] is None and os.path.exists(sidecar):
@@ -64,10 +78,12 @@ class MaskStore:
                 masks = load_index(sidecar)
                 self._take_in(store, number, masks, manifest_of(sidecar, masks))
         self._maps = Maps(self.sidecars, status, max_open)
-        if store.fetched is not None and any(files):
-            for number, masks, manifest in load_sidecars(files, store.fetched.cache):
+        if cache is not None and any(files):
+            for number, masks, manifest in load_sidecars(files, cache):
                 self._take_in(store, number, masks, manifest)
-            self._maps = FetchedMaps(self.sidecars, status, max_open, files, store.fetched.cache)
+            self._maps = FetchedMaps(self.sidecars, status, max_open, files, cache)
+            if not store.is_remote:
+                self._maps.keep_all("the sidecars of all local shards")
 
     def need(self, shards: Sequence[int]) -> None:
         """Fetch the sidecars of these shards ahead: as `Store.need`."""
@@ -80,6 +96,7 @@ class MaskStore:
                 f"{self.sidecars[number]}: made from another state of {store.shards[number]}; "
                 f"run 'figureground masks {store.shards[number]}' again, or remove the sidecar"
             )
+        self.manifests[number] = manifest
         samples, rows = match(store.shard_keys(number), masks)
         at = samples + self._starts[number]
         self._offset[at] = masks.offset[rows]
@@ -125,6 +142,11 @@ class MaskStore:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _place(shard: str, masks_dir: str | os.PathLike[str] | None) -> str:
+    path = sidecar_path(shard, masks_dir)
+    return shown(path) if is_url(path) else os.path.abspath(path)
 
 
 def match(keys: list[bytes], masks: ShardIndex) -> tuple[np.ndarray, np.ndarray]:
