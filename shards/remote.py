@@ -240,10 +240,10 @@ class Remote:
         self,
         url: str,
         method: str,
-        *,
+        *arguments: Any,
         stop: threading.Event | None = None,
         blocks: int = 1,
-        **arguments: Any,
+        **options: Any,
     ) -> Any:
         """Call a method of the file system behind a URL with its path, again and again where it fails.
 
@@ -252,12 +252,12 @@ class Remote:
         url : str
         method : str
             Of fsspec's file systems, e.g. "info"; it must do no harm to call it twice.
+        *arguments, **options
+            Of the method, after the path.
         stop : threading.Event, optional
             Give up when set.
         blocks : int
             How many requests' worth of bytes it moves: multiplies `timeout_s`.
-        **arguments
-            Of the method, after the path.
 
         Raises
         ------
@@ -268,7 +268,7 @@ class Remote:
         patience = _Patience(self, url, stop)
         while True:
             try:
-                return _result(_begin(system, method, path, **arguments), self.timeout_s * blocks, stop)
+                return _result(_begin(system, method, path, *arguments, **options), self.timeout_s * blocks, stop)
             except Stopped:
                 raise
             except Exception as error:
@@ -315,13 +315,13 @@ def backoff_s(url: str, tries: int) -> float:
     return longest * (0.5 + int.from_bytes(spread, "big") / 2**33)
 
 
-def _begin(system: Any, method: str, path: str, **arguments: Any) -> Future[Any]:
+def _begin(system: Any, method: str, *arguments: Any, **options: Any) -> Future[Any]:
     """Start a request; a file system without a loop of its own answers here and now."""
     if getattr(system, "async_impl", False):
-        return asyncio.run_coroutine_threadsafe(getattr(system, "_" + method)(path, **arguments), system.loop)
+        return asyncio.run_coroutine_threadsafe(getattr(system, "_" + method)(*arguments, **options), system.loop)
     future: Future[Any] = Future()
     try:
-        future.set_result(getattr(system, method)(path, **arguments))
+        future.set_result(getattr(system, method)(*arguments, **options))
     except Exception as error:
         future.set_exception(error)
     return future

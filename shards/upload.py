@@ -94,13 +94,13 @@ def upload(remote: Remote, data: bytes, url: str) -> None:
     check_writable(url)
     blocks = 1 + len(data) // remote.block_bytes
     if not shows_halves(url):
-        _write(url, lambda: remote.ask(url, "pipe_file", value=data, blocks=blocks))
+        _write(url, lambda: remote.ask(url, "pipe_file", data, blocks=blocks))
         return
     folder, name = url.rsplit("/", 1)
     temporary = f"{folder}/.{name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
     try:
         _write(url, lambda: remote.ask(folder, "makedirs", exist_ok=True))
-        _write(url, lambda: remote.ask(temporary, "pipe_file", value=data, blocks=blocks))
+        _write(url, lambda: remote.ask(temporary, "pipe_file", data, blocks=blocks))
         _move(remote, temporary, url, len(data))
     except BaseException:
         with suppress(ShardError):
@@ -125,8 +125,7 @@ def upload_tar(remote: Remote, path: str, url: str) -> None:
     """
     check_writable(url)
     index = beside(url, ".idx")
-    if remote.find(index) is not None:
-        remove(remote, index)
+    remove(remote, index)
     for source, target in ((path, url), (index_path(path), index)):
         with open(source, "rb") as file:
             upload(remote, file.read(), target)
@@ -134,7 +133,7 @@ def upload_tar(remote: Remote, path: str, url: str) -> None:
 
 def _move(remote: Remote, temporary: str, url: str, size: int) -> None:
     try:
-        _write(url, lambda: remote.ask(temporary, "mv", path2=remote.path(url)))
+        _write(url, lambda: remote.ask(temporary, "mv", remote.path(url)))
     except UploadRefused as error:
         there = remote.find(url) if error.status == 404 else None
         if there is None or there.size != size:  # else it was moved, but the answer was lost
@@ -142,12 +141,9 @@ def _move(remote: Remote, temporary: str, url: str, size: int) -> None:
 
 
 def remove(remote: Remote, url: str) -> None:
-    """Remove a file; one that is not there is no error."""
-    try:
+    """Remove a file if it is there."""
+    if remote.find(url) is not None:
         _write(url, lambda: remote.ask(url, "rm_file"))
-    except UploadRefused as error:
-        if error.status != 404:
-            raise
 
 
 def list_folder(remote: Remote, url: str) -> dict[str, Listed] | None:
@@ -206,7 +202,8 @@ def _write(url: str, attempt: Callable[[], T]) -> T:
                 f"{name}: cannot be written: access denied (403); check the credentials and their rights on the bucket",
                 403,
             ) from error
-        raise UploadRefused(f"{name}: cannot be written: {str(error).partition(': ')[2]}", error.status) from error
+        reason = str(error).removeprefix(f"{name}: cannot be read: ")
+        raise UploadRefused(f"{name}: cannot be written: {reason}", error.status) from error
 
 
 def _error_code(error: BaseException) -> str:
