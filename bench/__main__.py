@@ -16,6 +16,7 @@ VERBS = {
     "throughput": "images/s and CPU ms of each stage and end to end",
     "peers": "ours and other loaders, same shards and augmentations",
     "kernels": "each kernel alone: time, GB/s, share of the copy bandwidth",
+    "masks": "what a mask job costs an image, by stage, and the share spent decoding",
     "saliency": "quality and cost of the saliency methods against true masks",
     "parity": "our views against Pillow's and torchvision's, same parameters",
     "report": "one self-contained HTML page from the JSON of the others",

@@ -58,17 +58,17 @@ def fragile():
 
 @pytest.fixture
 def patient() -> Remote:
-    return Remote(timeout_s=5.0, deadline_s=1.0)
+    return Remote(timeout_s=5.0, deadline_s=20.0)
 
 
 @pytest.fixture
 def s3_door(s3):
     with door_to(s3) as (door, options):
-        yield door, Remote({"s3": options}, timeout_s=5.0, deadline_s=1.0)
+        yield door, Remote({"s3": options}, timeout_s=5.0, deadline_s=20.0)
 
 
 def test_what_is_put_can_be_read(patient, tmp_path, s3):
-    remote = Remote({"s3": s3}, deadline_s=1.0)
+    remote = Remote({"s3": s3}, deadline_s=20.0)
     for folder in ("memory://upload", f"file://{tmp_path}/deep/er", "s3://bucket/up"):
         for data in (b"first", b"", b"second time"):
             upload(remote, data, f"{folder}/x.tar")
@@ -133,6 +133,7 @@ def test_s3_that_is_busy(s3_door, statuses):
 
 def test_s3_that_stays_busy(s3_door):
     door, remote = s3_door
+    remote.deadline_s = 0.3
     door.always.append(("PUT", "a.tar", 503))
     with pytest.raises(
         GaveUp, match=r"s3://bucket/a\.tar: gave up after \d+ tries in \d s, the last failure: HTTP 503"
