@@ -70,7 +70,7 @@ class Loader:
         "sidecar": precomputed masks by key (`figureground masks`), samples without one are left alone; "kernel": saliency
         estimated on the device for each image; "auto": the sidecar where there is one, else the kernel; None: no masks.
     masks_dir : path, optional
-        Folder of the sidecars; by default they lie beside their shards.
+        Folder of the sidecars, or its URL (with `cache`); by default they lie beside their shards.
     method : str
         Saliency method of the kernel.
     seed : int

@@ -75,3 +75,34 @@ def test_messages(site, tmp_path):
         make(url, RECIPE)
     with pytest.raises(ShardError):
         make(url, RECIPE, cache=ShardCache(Path(tmp_path) / "small", 1000), window=2)
+
+
+def _masks(loader):
+    return {int(i): m.numpy() for batch in loader for i, m in zip(batch["index"], batch["masks"][0], strict=True)}
+
+
+def test_masks_in_a_store(site, tmp_path):
+    """Sidecars behind a URL, shards behind one or here: the same masks and views as from local ones."""
+    for path in (tmp_path / "shards").glob("*.masks.*"):
+        site.files[f"masks/{path.name}"] = site.files.pop(path.name)
+    url, largest = site.url + "part-{000000..000009}.tar", max(len(data) for data in site.files.values())
+    cache = ShardCache(tmp_path / "cache", 40 * largest)
+    sidecars = site.url + "masks"
+    with (
+        make(site.folder, RECIPE, masks="sidecar") as local,
+        make(url, RECIPE, masks="sidecar", masks_dir=sidecars, cache=cache, window=2) as remote,
+        make(site.folder, RECIPE, masks="sidecar", masks_dir=sidecars, cache=cache) as mixed,
+        make(url, RECIPE, masks="sidecar", cache=cache, window=2) as none,
+    ):
+        want, views = _masks(local), _views(local)
+        assert any(mask.any() for mask in want.values())
+        for loader in (remote, mixed):
+            got = _masks(loader)
+            assert want.keys() == got.keys()
+            for index, mask in got.items():
+                np.testing.assert_array_equal(mask, want[index])
+            for index, view in _views(loader).items():
+                np.testing.assert_array_equal(view, views[index])
+        assert not any(mask.any() for mask in _masks(none).values()), "there are none beside the shards"
+    with pytest.raises(ShardError, match=r"masks: sidecars behind a URL need a cache; pass cache=ShardCache"):
+        make(site.folder, RECIPE, masks="sidecar", masks_dir=sidecars)
