@@ -159,3 +159,22 @@ def test_a_size_of_a_cache(capsys):
         with pytest.raises(SystemExit):
             parser.parse_args(["x", f"--cache-size={text}"])
         assert "a size must be a number of bytes, e.g. 50GB or 500M" in capsys.readouterr().err
+
+
+def test_credentials_come_from_the_environment(shards, tmp_path, monkeypatch, capsys):
+    import fsspec
+    from s3_server import s3_server
+
+    with s3_server() as options:
+        fsspec.filesystem("s3").clear_instance_cache()
+        for name, value in (
+            ("AWS_ACCESS_KEY_ID", options["key"]), ("AWS_SECRET_ACCESS_KEY", options["secret"]),
+            ("AWS_DEFAULT_REGION", "us-east-1"), ("AWS_ENDPOINT_URL", options["endpoint_url"]),
+        ):  # fmt: skip
+            monkeypatch.setenv(name, value)
+        assert masks(shards, "--out", "s3://bucket/masks", "--size", 32) == 0
+        assert "2 sidecars made" in capsys.readouterr().out
+        assert masks(shards, "--out", "s3://bucket/masks", "--size", 32) == 0
+        assert "0 sidecars made, 2 kept" in capsys.readouterr().out
+        assert masks(shards, "--out", "s3://nowhere/masks", "--size", 32) == 2
+        assert capsys.readouterr().err == "s3://nowhere/masks: the bucket does not exist; make it, or check the URL\n"

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -16,7 +17,8 @@ import pytest
 from remote_tools import same_samples
 
 from figureground.shards.reader import Store
-from figureground.shards.remote import RemoteError
+from figureground.shards.remote import Remote, RemoteError
+from figureground.shards.upload import UploadRefused, list_folder, remove, upload
 
 pytest.importorskip("aiohttp")
 pytestmark = pytest.mark.usefixtures("short_waits")
@@ -59,7 +61,7 @@ def test_s3_without_credentials(make_cache, monkeypatch, s3, tmp_path):
 
 
 class _Google(BaseHTTPRequestHandler):
-    """As much of Google's storage server as reading takes."""
+    """As much of Google's storage server as reading and putting small files take."""
 
     protocol_version = "HTTP/1.1"
     files: dict[str, bytes]
@@ -86,6 +88,24 @@ class _Google(BaseHTTPRequestHandler):
                 200,
                 json.dumps({"items": [self._about(n) for n in self.files if n.startswith(prefix)]}).encode(),
             )
+        self._answer(status, body)
+
+    def do_POST(self) -> None:
+        data = self.rfile.read(int(self.headers["Content-Length"]))
+        _, about, rest = data.split(b"--==0==\n", 2)
+        name = json.loads(about.partition(b"\n\n")[2])["name"]
+        if not self.path.startswith("/upload/storage/v1/b/bucket/o?"):
+            return self._answer(404, b"{}")
+        if name.startswith("secret"):
+            return self._answer(403, b"{}")
+        self.files[name] = rest.partition(b"\n\n")[2].removesuffix(b"\n--==0==--")
+        return self._answer(200, json.dumps(self._about(name)).encode())
+
+    def do_DELETE(self) -> None:
+        name = unquote(urlsplit(self.path).path.partition("/o/")[2])
+        self._answer(204 if self.files.pop(name, None) is not None else 404, b"")
+
+    def _answer(self, status: int, body: bytes) -> None:
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
@@ -98,27 +118,57 @@ class _Google(BaseHTTPRequestHandler):
         return {"name": name, "bucket": "bucket", "size": str(len(data)), "md5Hash": digest, "generation": "1"}
 
 
-def test_gs(folder, make_cache, monkeypatch):
+@pytest.fixture
+def gs(monkeypatch) -> Iterator[tuple[dict[str, bytes], dict]]:
+    """The files of a bucket "bucket", by name, and storage options."""
     monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     gcsfs = pytest.importorskip("gcsfs")
-    files = {f"train/{path.name}": path.read_bytes() for path in folder.iterdir()}
+    files: dict[str, bytes] = {}
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Google", (_Google,), {"files": files}))
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    options = {"token": "anon", "endpoint_url": f"http://127.0.0.1:{server.server_port}"}
     # Without the look-up of the kind of bucket, which speaks gRPC.
     fsspec.register_implementation("gs", gcsfs.core.GCSFileSystem, clobber=True)
     try:
-        cache = make_cache(storage_options={"gs": options})
-        with Store("gs://bucket/train/t-{000..004}.tar", cache=cache) as store, Store(folder) as local:
-            same_samples(store, local)
-            assert store.fingerprint == local.fingerprint
-        assert cache.remote.look("gs://bucket/train/t-000.tar").md5 == hashlib.md5(files["train/t-000.tar"]).hexdigest()
-        with pytest.raises(RemoteError, match=r"gs://bucket/train/t-009\.tar: not found \(404\)"):
-            Store("gs://bucket/train/t-009.tar", cache=cache)
-        files["secret.tar"] = b"1"
-        with pytest.raises(RemoteError, match=r"gs://bucket/secret\.tar: (access denied|not found)"):
-            Store("gs://bucket/secret.tar", cache=cache)
+        yield files, {"token": "anon", "endpoint_url": f"http://127.0.0.1:{server.server_port}"}
     finally:
         fsspec.register_implementation("gs", gcsfs.GCSFileSystem, clobber=True)
         server.shutdown()
         server.server_close()
+
+
+def test_gs(folder, make_cache, gs):
+    files, options = gs
+    files.update((f"train/{path.name}", path.read_bytes()) for path in folder.iterdir())
+    cache = make_cache(storage_options={"gs": options})
+    with Store("gs://bucket/train/t-{000..004}.tar", cache=cache) as store, Store(folder) as local:
+        same_samples(store, local)
+        assert store.fingerprint == local.fingerprint
+    assert cache.remote.look("gs://bucket/train/t-000.tar").md5 == hashlib.md5(files["train/t-000.tar"]).hexdigest()
+    with pytest.raises(RemoteError, match=r"gs://bucket/train/t-009\.tar: not found \(404\)"):
+        Store("gs://bucket/train/t-009.tar", cache=cache)
+    files["secret.tar"] = b"1"
+    with pytest.raises(RemoteError, match=r"gs://bucket/secret\.tar: (access denied|not found)"):
+        Store("gs://bucket/secret.tar", cache=cache)
+
+
+def test_gs_takes_files(gs):
+    files, options = gs
+    remote = Remote({"gs": options}, deadline_s=20.0)
+    assert list_folder(remote, "gs://bucket/masks") == {}
+    for data in (b"first", b"\n--==0==\r\n" * 9):
+        upload(remote, data, "gs://bucket/masks/a.tar")
+        assert files == {"masks/a.tar": data}, "under its own name alone: a put is whole"
+    upload(remote, b"1", "gs://bucket/masks/a.idx")
+    assert {name: entry.size for name, entry in list_folder(remote, "gs://bucket/masks").items()} == {
+        "a.tar": 90,
+        "a.idx": 1,
+    }
+    remove(remote, "gs://bucket/masks/a.tar")
+    remove(remote, "gs://bucket/masks/a.tar")
+    assert list(files) == ["masks/a.idx"]
+    with pytest.raises(UploadRefused, match=r"gs://bucket/secret/a\.tar: cannot be written: access denied \(403\)"):
+        upload(remote, b"1", "gs://bucket/secret/a.tar")
+    with pytest.raises(
+        UploadRefused, match=r"gs://nowhere/a\.tar: cannot be written: not found \(404\); check the bucket"
+    ):
+        upload(remote, b"1", "gs://nowhere/a.tar")
