@@ -22,7 +22,7 @@ from figureground.shards.cli import SHARDS_HELP, add_cache, open_cache
 from figureground.shards.errors import ShardError
 
 if TYPE_CHECKING:
-    from .masks_job import MasksReport
+    from .masks_totals import MasksReport
 
 _LISTED = 10
 

@@ -47,6 +47,8 @@ class Door:
     """The same, for all requests that fit."""
     asked: list[tuple[str, str]] = field(default_factory=list)
     """(method, path) of each request."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Storage options by protocol, to go through it."""
 
     def fault(self, method: str, path: str) -> int | None:
         """Return the status that a request gets, None for the server's own answer."""
@@ -111,10 +113,10 @@ def door_to(options: dict[str, Any]) -> Iterator[tuple[Door, dict[str, Any]]]:
     server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"door": door}))
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:
-        yield door, {
-            **options, "endpoint_url": f"http://127.0.0.1:{server.server_port}",
-            "config_kwargs": {"retries": {"max_attempts": 0}},
-        }  # fmt: skip
+        url = f"http://127.0.0.1:{server.server_port}"
+        through = {**options, "endpoint_url": url, "config_kwargs": {"retries": {"max_attempts": 0}}}
+        door.options = {"s3": through}
+        yield door, through
     finally:
         server.shutdown()
         server.server_close()

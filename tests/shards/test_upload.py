@@ -69,7 +69,7 @@ def s3_door(s3):
 
 def test_what_is_put_can_be_read(patient, tmp_path, s3):
     remote = Remote({"s3": s3}, deadline_s=20.0)
-    for folder in ("memory://upload", f"file://{tmp_path}/deep/er", "s3://bucket/up"):
+    for folder in ("memory://put", f"file://{tmp_path}/deep/er", "s3://bucket/up"):
         for data in (b"first", b"", b"second time"):
             upload(remote, data, f"{folder}/x.tar")
             assert remote.read(f"{folder}/x.tar") == data
