@@ -116,7 +116,9 @@ class MaskWriter:
         self.path = sidecar_path(shard, masks_dir)
         """Where the sidecar appears."""
         if is_url(self.path):
-            raise ValueError(f"MaskWriter: masks_dir must be a local folder, got {shown(self.path)}; upload it afterwards")
+            raise ValueError(
+                f"MaskWriter: masks_dir must be a local folder, got {shown(self.path)}; upload it afterwards"
+            )
         source = source or shard_fingerprint(shard)
         self._manifest = Manifest(method, source, 0, dict(parameters or {}), version, dict(result or {}))
         self._manifest.to_json()  # parameters that are no JSON fail before the work, not after it

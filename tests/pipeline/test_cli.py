@@ -90,7 +90,9 @@ def test_views_of_shards_behind_urls_are_those_of_local_ones(packed, tmp_path, c
     arguments = [*common, "--cache", str(tmp_path / "cache"), "--window", "2", "--out", str(tmp_path / "b.png")]
     assert cli.main(["show", "views", url, *arguments]) == 0
     assert capsys.readouterr().out.splitlines()[:4] == local[:4]
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.png")), np.asarray(Image.open(tmp_path / "b.png")))
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(tmp_path / "a.png")), np.asarray(Image.open(tmp_path / "b.png"))
+    )
     run = ["run", url, "--device", "cpu", "--batch-size", "8", "--size", "32", "--cache", str(tmp_path / "cache")]
     assert cli.main(run) == 0
     assert "epoch 0: 16 images" in capsys.readouterr().out
