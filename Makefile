@@ -16,6 +16,8 @@ CONSTRAINTS = $(if $(filter cpu,$(EXTRA)),-c constraints-cpu.txt,)
 IMAGES ?=
 SHARDS ?=
 BATCH ?= 64
+ROUNDS ?= 5
+PEERS = .venv-peers
 
 .PHONY: help setup tree demo test test-gpu sanitize bench bench-peers lint types clean
 help:  ## list the targets
@@ -48,14 +50,29 @@ sanitize: setup tree  ## compute-sanitizer (memcheck, racecheck, initcheck) on t
 		--device cuda -m gpu -q tests/kernels || exit; done
 
 RESULTS = build/bench
-bench: setup  ## throughput, kernels, and bench/report.html  [DEVICE=cpu|cuda SHARDS=... BATCH=...]
-	$(PY) -m figureground.bench throughput --device $(DEVICE) --batch-size $(BATCH) --json $(RESULTS)/throughput.json \
-		$(if $(SHARDS),--shards "$(SHARDS)")
+REPORT = -m figureground.bench report $(RESULTS)/*.json --out bench/report.html
+GIVEN = $(if $(SHARDS),--shards "$(SHARDS)")
+bench: setup  ## everything measured, into bench/report.html  [DEVICE=cpu|cuda SHARDS=... BATCH=... ROUNDS=5]
+	$(PY) -m figureground.bench throughput --device $(DEVICE) --batch-size $(BATCH) --rounds $(ROUNDS) $(GIVEN) \
+		--json $(RESULTS)/throughput.json
+	$(PY) -m figureground.bench scaling --device $(DEVICE) --batch-size $(BATCH) $(GIVEN) --json $(RESULTS)/scaling.json
 	$(PY) -m figureground.bench kernels --device $(DEVICE) --json $(RESULTS)/kernels.json
-	$(PY) -m figureground.bench report $(RESULTS)/*.json --out bench/report.html
+	$(PY) -m figureground.bench timeline --device $(DEVICE) $(GIVEN) --out $(RESULTS)/timeline.svg --json $(RESULTS)/timeline.json
+	$(PY) -m figureground.bench peers --device $(DEVICE) --rounds $(ROUNDS) $(GIVEN) --json $(RESULTS)/peers.json
+	$(PY) $(REPORT)
 
-bench-peers: setup  ## ours and other loaders on the CPU, in one run  [SHARDS=...]
-	$(PY) -m figureground.bench peers --json $(RESULTS)/peers.json $(if $(SHARDS),--shards "$(SHARDS)")
+bench-peers: $(PEERS)/ready  ## ours and all other loaders, in an environment of its own  [DEVICE=cpu|cuda SHARDS=... ROUNDS=5]
+	$(PEERS)/bin/python -m figureground.bench peers --device $(DEVICE) --rounds $(ROUNDS) $(GIVEN) --json $(RESULTS)/peers.json
+	$(PEERS)/bin/python $(REPORT)
+
+# SPDL looks for FFmpeg beside itself: the links name what PyAV's wheel carries.
+$(PEERS)/ready: pyproject.toml constraints-cpu.txt bench/peers-requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --upgrade pip
+	$(PEERS)/bin/python -m pip install --quiet $(CONSTRAINTS) -r bench/peers-requirements.txt -e '.[$(EXTRA),bench]'
+	cd $(PEERS)/lib/python3*/site-packages && for lib in av.libs/libav*-* av.libs/libsw*-*; do ln -sfn ../../../$$lib \
+		spdl/io/lib/$$(basename $$lib | sed 's/-[0-9a-f]*\.so\.\([0-9]*\).*/.so.\1/'); done
+	@touch $@
 
 lint: setup  ## ruff
 	$(PY) -m ruff check .

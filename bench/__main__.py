@@ -13,10 +13,13 @@ import sys
 
 VERBS = {
     "demo": "photographs to shards, masks, views and a contact sheet",
-    "throughput": "images/s and CPU ms of each stage and end to end",
+    "throughput": "images/s and CPU ms of each stage, end to end, each preset; a trainer's stall",
+    "scaling": "with threads, batch size, image size, and p of the background augmentation",
+    "timeline": "a picture of what overlaps in a few batches",
     "peers": "ours and other loaders, same shards and augmentations",
     "kernels": "each kernel alone: time, GB/s, share of the copy bandwidth",
     "masks": "what a mask job costs an image, by stage, and the share spent decoding",
+    "techniques": "what each technique of a recipe costs over its base recipe",
     "saliency": "quality and cost of the saliency methods against true masks",
     "parity": "our views against Pillow's and torchvision's, same parameters",
     "report": "one self-contained HTML page from the JSON of the others",
@@ -24,6 +27,7 @@ VERBS = {
     "startup": "time to the first batch, memory of the index, growth of the order",
     "python_cost": "Python's own cost of a batch, decoding and kernels stubbed",
     "bggap": "accuracy on the sets of 'figureground bgsets', and the BG-gap",
+    "probes": "shape or texture: accuracy on shuffled patches, textures and styles",
     "invariance": "how invariant the neurons of an encoder are to transformations",
     "soak": "long runs, many cycles, signals: what grows, what stays behind",
     "train": "a few steps of MoCo-v2 on shards",

@@ -3,7 +3,7 @@
 python -m figureground.bench bggap --sets bgsets --model resnet.py:make --device cpu
 python -m figureground.bench bggap --sets bgsets --model encoder.pt --probe knn --json gap.json --plot gap.png
 
-A classifier's outputs are the classes of the sets (else `--classes`); an encoder gets a k-NN probe fit on Original.
+A classifier's outputs are the classes of the sets (else `--classes`); an encoder gets a k-NN or linear probe fit on Original.
 
 Source: Xiao, Engstrom, Ilyas and Madry 2021, "Noise or signal: the role of image backgrounds in object recognition".
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,13 @@ import cv2
 import numpy as np
 
 from figureground.bench.harness import print_table, write_json
-from figureground.bench.models import MODEL_HELP, Model, load_model, run_model
+from figureground.bench.linear_probe import LinearProbe
+from figureground.bench.models import MODEL_HELP, Model, classes_of, load_model, run_model
 from figureground.pipeline.bgsets import VARIANTS
 from figureground.shards import ShardError, Store
 
+PROBES = ("knn", "linear")
+"""Probes of encoders."""
 _CHUNK = 256
 _TEMPERATURE = 0.07
 
@@ -127,28 +130,39 @@ def vote_classes(
     return winners
 
 
-def _by_neighbours(outputs: Outputs, bank: Outputs, k: int) -> np.ndarray:
-    """Classify one set by Original: neither the figure's nor the background's own image votes."""
+def fit_probe(probe: str, bank: np.ndarray, labels: np.ndarray, *, k: int = 20) -> Callable[..., np.ndarray]:
+    """Fit a probe to features.
+
+    Parameters
+    ----------
+    probe : {"knn", "linear"}
+    bank : (N, D) float32
+    labels : (N,) int64
+    k : int
+        Neighbours.
+
+    Returns
+    -------
+    callable (queries, *, forbidden) -> (M,) int64
+        See `vote_classes` and `LinearProbe.classify`.
+
+    Raises
+    ------
+    ValueError
+        If the probe is another one, or the features are not fit for it.
+    """
+    if probe == "knn":
+        return lambda queries, *, forbidden: vote_classes(queries, bank, labels, k=k, forbidden=forbidden)
+    if probe == "linear":
+        return LinearProbe(bank, labels).classify
+    raise ValueError(f"fit_probe: probe must be None, 'knn' or 'linear', got {probe!r}")
+
+
+def _own_images(outputs: Outputs, bank: Outputs) -> np.ndarray:
+    """Rows of Original that show the figure or the background of each image of a set: (N, 2) int64."""
     row_of = {key: row for row, key in enumerate(bank.keys)}
     mine = [(row_of.get(key, -1), row_of.get(ground or "", -1)) for key, ground in zip(outputs.keys, outputs.grounds)]
-    return vote_classes(outputs.values, bank.values, bank.labels, k=k, forbidden=np.array(mine, np.int64))
-
-
-def _by_logits(outputs: Outputs, classes: np.ndarray | None) -> np.ndarray:
-    best = outputs.values.argmax(1)
-    if classes is None:
-        if outputs.labels.max() >= outputs.values.shape[1]:
-            raise ValueError(
-                f"measure_bggap: the model must have an output for each class of the sets, up to {outputs.labels.max()}, "
-                f"got {outputs.values.shape[1]} outputs; give classes, or probe='knn' for an encoder"
-            )
-        return best
-    if len(classes) != outputs.values.shape[1]:
-        raise ValueError(
-            f"measure_bggap: classes must name the class of each of the model's {outputs.values.shape[1]} outputs, "
-            f"got {len(classes)}"
-        )
-    return classes[best]
+    return np.array(mine, np.int64)
 
 
 def measure_bggap(
@@ -169,9 +183,10 @@ def measure_bggap(
         Folder of the folders.
     model : callable
         See `figureground.bench.models`.
-    probe : {None, "knn"}
-        None: the model is a classifier. "knn": its outputs are features; k neighbours in Original vote, without the images
-        that the figure and the background come from (so also on Original itself).
+    probe : {None, "knn", "linear"}
+        None: the model is a classifier. Else its outputs are features; "knn": k neighbours in Original vote; "linear": a linear
+        probe is fit on Original (`LinearProbe`). Both without the images that the figure and the background come from (so
+        also on Original itself).
     k : int
     classes : sequence of int, optional
         Class of each output of a classifier, e.g. of ImageNet's 1000; -1 for outputs that are none of the classes.
@@ -196,24 +211,30 @@ def measure_bggap(
     Accuracies are means over samples. The sets hold the same figures, so the error of the gap is the one of the mean of
     the differences, and smaller than that of either accuracy.
     """
-    if probe not in (None, "knn"):
-        raise ValueError(f"measure_bggap: probe must be None or 'knn', got {probe!r}")
+    if probe not in (None, *PROBES):
+        raise ValueError(f"measure_bggap: probe must be None, 'knn' or 'linear', got {probe!r}")
     table = None if classes is None else np.asarray(classes, np.int64)
     right: dict[str, np.ndarray] = {}
-    bank: Outputs | None = None
+    bank, classify = None, None
     for name in VARIANTS:
         outputs = run_set(Path(sets, name), model, device=device, batch_size=batch_size)
-        bank = bank or outputs  # the first one is Original
+        if bank is None:  # the first one is Original
+            bank = outputs
+            classify = None if probe is None else fit_probe(probe, bank.values, bank.labels, k=k)
         if outputs.keys != bank.keys:
             raise ValueError(
                 f"measure_bggap: {name} must hold the samples of Original, got others; make the sets again"
             )
-        said = _by_logits(outputs, table) if probe is None else _by_neighbours(outputs, bank, k)
+        said = (
+            classes_of(outputs.values, int(outputs.labels.max()), table)
+            if classify is None
+            else classify(outputs.values, forbidden=_own_images(outputs, bank))
+        )
         right[name] = said == outputs.labels
     gap = right["Mixed-Same"].astype(np.float64) - right["Mixed-Rand"]
     return {
         "samples": len(gap),
-        "probe": None if probe is None else f"{k}-NN",
+        "probe": f"{k}-NN" if probe == "knn" else probe,
         "accuracy": {name: 100 * float(hits.mean()) for name, hits in right.items()},
         "standard_error": {name: _error(hits.astype(np.float64)) for name, hits in right.items()},
         "bg_gap": 100 * float(gap.mean()),
@@ -245,7 +266,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("--sets", required=True, metavar="DIR", help="what figureground bgsets wrote")
     parser.add_argument("--model", required=True, metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("--probe", choices=("knn",), help="the model is an encoder (default: a classifier)")
+    parser.add_argument("--probe", choices=PROBES, help="the model is an encoder (default: a classifier)")
     parser.add_argument("--k", type=int, default=20, help="neighbours of the probe (default: 20)")
     parser.add_argument("--classes", metavar="JSON", help="list of the class of each output; -1: none of the sets'")
     parser.add_argument("--device", default="cpu", help="of torch (default: cpu)")

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-WIDTH, LABELS, VALUES, ROW = 760, 250, 150, 28
+WIDTH, LABELS, VALUES, ROW = 820, 310, 150, 28
 SERIES = 6
 """Colours of the style sheet, s0 to s5."""
+KINDS = 12
+"""Colours of a time line, k0 to k11: those of the series, then the same at half strength."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,44 @@ def line_chart(title: str, x_name: str, y_name: str, series: Mapping[str, Sequen
         y = top + 10 + 20 * i
         pieces.append(f'<rect x="{right + 24}" y="{y - 9}" width="11" height="11" rx="2" class="s{i % SERIES}"/>')
         pieces.append(_text(right + 41, y, name, "tick"))
+    return "".join([*pieces, "</svg>"])
+
+
+def lanes(title: str, unit: str, spans: Mapping[str, Sequence[tuple[float, float, str]]]) -> str:
+    """Draw a time line: one row a lane, a box for each (start, end, kind); every kind has a colour and a place in the legend.
+
+    Examples
+    --------
+    >>> lanes("t", "ms", {"a": [(0.0, 5.0, "x"), (5.0, 10.0, "y")], "b": [(2.0, 4.0, "x")]}).count('height="16"')
+    3
+    """
+    largest = max((end for row in spans.values() for _, end, _ in row), default=0.0)
+    if largest <= 0:
+        return ""
+    kinds = list(dict.fromkeys(kind for row in spans.values() for _, _, kind in row))
+    left, scale, columns = 150, (WIDTH - 170) / largest, 4
+    top = 12 + 18 * math.ceil(len(kinds) / columns)
+    height = top + ROW * len(spans) + 30
+    pieces = [
+        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}" width="{WIDTH}" height="{height}">'
+    ]
+    for i, kind in enumerate(kinds):
+        column, line = left + 150 * (i % columns), 4 + 18 * (i // columns)
+        pieces.append(f'<rect x="{column}" y="{line}" width="11" height="11" rx="2" class="k{i % KINDS}"/>')
+        pieces.append(_text(column + 17, line + 10, kind, "tick"))
+    for tick in ticks(largest, 8):
+        x = left + tick * scale
+        pieces.append(f'<line x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{height - 24}" class="grid"/>')
+        pieces.append(_text(x, height - 9, f"{tick:g}", "tick", "middle"))
+    pieces.append(_text(WIDTH, height - 9, unit, "tick", "end"))
+    for number, (name, row) in enumerate(spans.items()):
+        y = top + ROW * number
+        pieces.append(_text(left - 10, y + 18, name, "label", "end"))
+        for start, end, kind in row:
+            pieces.append(
+                f'<rect x="{left + start * scale:.1f}" y="{y + 6}" width="{max((end - start) * scale, 0.4):.1f}" height="16" '
+                f'class="k{kinds.index(kind) % KINDS}"><title>{escape(kind)} {end - start:.2f} {escape(unit)}</title></rect>'
+            )
     return "".join([*pieces, "</svg>"])
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from figureground.bench.photos import write_photos
@@ -22,6 +23,7 @@ from figureground.kernels.guard import inspect_bytes
 from figureground.pipeline import Loader, recipes
 from figureground.pipeline.masks_job import make_masks
 from figureground.pipeline.preview import Group, draw_sheet, source_group, views_group
+from figureground.pipeline.textures_job import make_textures
 from figureground.shards import Store
 from figureground.shards.check import check
 from figureground.shards.writer import pack
@@ -88,6 +90,8 @@ def run_demo(images: str | None, out: Path, *, device: str, batch_size: int, row
     shutil.rmtree(out / "warm")
     with _stage("masks (fused saliency, 112 px)", count):
         make_masks(shards, method="fused", device=device, progress=False)
+    with _stage("textures (quilting, 224 px)", count):
+        make_textures(shards, progress=False)
     base = recipes.moco_v2()
     batch_size = min(batch_size, max(8, count))
     _stream(shards, base, device, batch_size, "moco_v2 views")
@@ -95,7 +99,8 @@ def run_demo(images: str | None, out: Path, *, device: str, batch_size: int, row
         _stream(shards, base.with_background(mode, p=0.2), device, batch_size, f"moco_v2 + {name} (p = 0.2)")
     with _stage("contact sheet"):
         sheet = draw_sheet(
-            _groups(shards, count, rows, device), title="figureground: background augmentation, each view at p = 1"
+            _groups(shards, count, rows, device, write_grounds(out / "grounds")),
+            title="figureground: background augmentation, each view at p = 1",
         )
         path = out / "contact_sheet.png"
         sheet.save(path)
@@ -111,7 +116,19 @@ def _of_each_class(shards: str, rows: int) -> list[int]:
     return [int(i) for i in [*first[np.linspace(0, len(first) - 1, min(rows, len(first))).astype(int)], *rest][:rows]]
 
 
-def _groups(shards: str, count: int, rows: int, device: str) -> list[Group]:
+def write_grounds(folder: Path) -> Path:
+    """Write six plain patterns, as a user's own backgrounds: stripes, checks and a gradient in two colours each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    y, x = np.mgrid[:300, :400]
+    weights = {"stripes": (x + y) // 20 % 2, "checks": (x // 25 + y // 25) % 2, "gradient": x / 400}
+    for name, weight in weights.items():
+        for number, (one, two) in enumerate((((40, 90, 160), (235, 235, 225)), ((30, 120, 70), (240, 200, 90)))):
+            picture = weight[..., None] * np.array(one) + (1 - weight[..., None]) * np.array(two)
+            cv2.imwrite(str(folder / f"{name}-{number}.png"), picture.astype(np.uint8)[..., ::-1])
+    return folder
+
+
+def _groups(shards: str, count: int, rows: int, device: str, grounds: Path) -> list[Group]:
     samples = _of_each_class(shards, min(rows, count))
     base = recipes.moco_v2()
     groups = [source_group(shards, samples, None), views_group("MoCo-v2", shards, base, samples, device=device)]
@@ -119,11 +136,35 @@ def _groups(shards: str, count: int, rows: int, device: str) -> list[Group]:
         recipe = base.with_background(mode, p=1.0)
         groups.append(views_group(name, shards, recipe, samples, device=device))
     inpainted = base.with_background("random", p=1.0, source="inpainted")
+    strip = base.with_background("random", p=1.0, source="strip")
+    own = base.with_background("random", p=1.0)
     shuffled = base.with_patch_shuffle(7, p=1.0).with_negatives("patch")
     groups.append(views_group("BG_Random, donor inpainted", shards, inpainted, samples, device=device))
+    groups.append(views_group("BG_Random, donor's strip tiled", shards, strip, samples, device=device))
+    groups.append(views_group("BG_Random, own backgrounds", shards, own, samples, device=device, backgrounds=grounds))
+    for name, low, high in (("crops with 0.8 of the figure", 0.8, 1.0), ("crops with 0.3 at most", 0.0, 0.3)):
+        cropped = base.with_figure_crops(min_share=low, max_share=high, tries=20)
+        groups.append(views_group(name, shards, cropped, samples, device=device))
     groups.append(views_group("patch shuffle, patch negative", shards, shuffled, samples, device=device))
     texture = views_group("texture", shards, base.with_negatives("texture"), samples, device=device)
-    return [*groups, Group("texture", ("negative",), [row[2:] for row in texture.cells])]
+    groups.append(Group("texture", ("negative",), [row[2:] for row in texture.cells]))
+    return [*groups, *_technique_groups(shards, samples, count, device)]
+
+
+def _technique_groups(shards: str, samples: list[int], count: int, device: str) -> list[Group]:
+    base, one = recipes.moco_v2(), recipes.mae()
+    found = []
+    for title, recipe, first, names in (
+        ("quilted texture", base.with_negatives("texture-file"), 2, ("negative",)),
+        ("SiT / GMML", one.with_block_corruption(), 0, ("clean", "corrupted")),
+        ("MixedAE", one.with_group_mixing(group=4), 1, ("mixed",)),
+        ("MAE", one.with_token_masks(), 1, ("random",)),
+        ("led by the figure", one.with_token_masks(by="figure"), 1, ("figure hidden",)),
+        ("BSS, one style a view", base.with_style_transfer(block=max(2, count)), 0, ("query", "key")),
+    ):
+        cells = views_group(title, shards, recipe, samples, device=device).cells
+        found.append(Group(title, names, [row[first : first + len(names)] for row in cells]))
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:

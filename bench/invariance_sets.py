@@ -21,10 +21,12 @@ from figureground.kernels.resample import render_views
 from figureground.pipeline.squares import SquareReader
 from figureground.shards import MaskStore, Store
 
-KINDS = ("crop", "color", "background", "patches", "occlusion")
+KINDS = ("crop", "color", "background", "patches", "occlusion", "illumination")
 """Transformations that `make_sets` knows."""
 GRID = 4
 """Cells along a side for "patches"."""
+RAMP, GAMMA = 0.6, 0.5
+"""For "illumination": the gain goes from 1 - RAMP to 1 + RAMP across the image, the exponent from 2**-GAMMA to 2**GAMMA."""
 _FIGURE = 51  # as the box of `tile_ground`
 
 
@@ -120,7 +122,8 @@ def make_sets(views: np.ndarray, masks: np.ndarray, kind: str, *, count: int = 8
         "crop": a box of 0.5 to 1 of the area, aspect 3/4 to 4/3, resized; "color": brightness, contrast and saturation
         times 0.6 to 1.4, hue within 0.1 turns; "background": the inpainted ground of another view (N at least 2);
         "patches": a 4 x 4 grid permuted; "occlusion": image i has (i + 1) / (2 * count) of the figure's box covered by blocks
-        of ImageNet's mean colour.
+        of ImageNet's mean colour; "illumination": light from one side, image i from a direction in the i-th part of the
+        circle: a linear ramp of gains, 0.4 to 1.6 from corner to corner, after a gamma of 0.71 to 1.41.
     count : int
         Images a set.
     seed : int
@@ -163,6 +166,8 @@ def make_sets(views: np.ndarray, masks: np.ndarray, kind: str, *, count: int = 8
             out[:, i] = composite_views(views, grounds[other], masks)
         elif kind == "patches":
             out[:, i] = shuffle_patches(views, seeds=_seeds(rng, len(views)), grid=GRID)[0]
+        elif kind == "illumination":
+            out[:, i] = _lit(views, (i + rng.random(len(views))) / count, rng)
         else:
             out[:, i] = _occluded(views, masks, (i + 1) / (2 * count), rng)
     return out
@@ -189,6 +194,19 @@ def _colors(views: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     factors[:, 3] = rng.uniform(-0.1, 0.1, len(views))
     order = rng.permuted(np.tile(np.arange(4, dtype=np.uint8), (len(views), 1)), axis=1)
     return jitter_color(views, factors=factors, order=order)
+
+
+def _lit(views: np.ndarray, turns: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Light each view from a direction [turns]: 255 * (v / 255) ** gamma * (1 + RAMP * p), p linear, -1 and 1 in two corners."""
+    height, width = views.shape[2:]
+    y, x = ((2 * np.arange(side) + 1) / side - 1 for side in (height, width))
+    gamma = 2 ** rng.uniform(-GAMMA, GAMMA, len(views))
+    out = np.empty_like(views)
+    for n, angle in enumerate(2 * np.pi * turns):
+        place = (np.sin(angle) * y[:, None] + np.cos(angle) * x) / (abs(np.sin(angle)) + abs(np.cos(angle)))
+        levels = 255 * (np.arange(256) / 255) ** gamma[n]
+        out[n] = np.minimum(np.rint(levels[views[n]] * (1 + RAMP * place)), 255)
+    return out
 
 
 def _occluded(views: np.ndarray, masks: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:

@@ -31,10 +31,12 @@ from figureground.kernels.ground_share import figure_share
 from figureground.kernels.ground_strips import tile_ground
 from figureground.kernels.normalize import normalize_views
 from figureground.kernels.patches import mix_patches, shuffle_patches
+from figureground.kernels.quilt import quilt_textures
 from figureground.kernels.resample import RENDER_DTYPE, render_views
 from figureground.kernels.saliency import METHODS, estimate_saliency
 from figureground.kernels.tiles import tile_patches
 from figureground.kernels.token_masks import patch_masks
+from figureground.kernels.turns import turn_views
 from figureground.pipeline import recipes
 from figureground.pipeline.plan import draw_plan
 
@@ -81,6 +83,9 @@ def make_cases(xp: Any, count: int) -> dict[str, Case]:
             area + donors + mask_bytes + pixels + pixels // 3,
             count,
         ),
+        "crop and resize, bicubic": Case(
+            lambda: render_views(images, rows, (VIEW, VIEW), interpolation="bicubic", out=out), area + pixels, count
+        ),
         "jitter, all four": Case(
             lambda: jitter_color(views, factors=plan["jitter_factors"], order=order, out=out), 2 * pixels, count
         ),
@@ -101,6 +106,9 @@ def make_cases(xp: Any, count: int) -> dict[str, Case]:
     cases |= {
         "patch shuffle, grid 7": Case(lambda: shuffle_patches(views, seeds=seeds, grid=7, out=out), 2 * pixels, count),
         "patch negatives": Case(lambda: tile_patches(views, seeds=seeds), 2 * pixels, count),
+        "turns, colour orders": Case(
+            lambda: turn_views(views, rotation=styles + 1, channel_order=styles + 3, out=out), 2 * pixels, count
+        ),
         "group mixing, 2": Case(
             lambda: mix_patches(views, seeds=seeds[: count // 2], group=2, out=out), 2 * pixels, count
         ),
@@ -116,6 +124,10 @@ def make_cases(xp: Any, count: int) -> dict[str, Case]:
         "tile the ground": Case(lambda: tile_ground(views, view_masks, out=out), 2 * pixels + pixels // 3, count),
         "figure shares, 10 boxes": Case(lambda: figure_share(view_masks, boxes), pixels // 3, count),
     }
+    if xp is np:  # an offline job's kernel: on the CPU alone
+        exemplars = np.stack([views[:1, :, :96, :96], views[:1, :, -96:, -96:]], axis=1)
+        quilt = partial(quilt_textures, exemplars, seeds=seeds[:1])
+        cases["quilted texture, of two 96 px"] = Case(quilt, exemplars.size + 3 * VIEW * VIEW, 1)
     for method in METHODS:
         if xp is not np and method in CPU_ONLY:
             continue
@@ -155,7 +167,7 @@ def time_cuda(case: Case, repeats: int) -> list[float]:
 
 def copy_bandwidth(xp: Any, clock: Callable[[Case, int], list[float]]) -> float:
     """Return the GB/s (bytes read plus bytes written) of a plain copy of 256 MB."""
-    source = xp.zeros(_FLUSH_BYTES, np.uint8)
+    source = xp.full(_FLUSH_BYTES, 1, np.uint8)  # not zeros: untouched pages are one page, which stays in the cache
     target = xp.empty_like(source)
 
     def copy() -> None:

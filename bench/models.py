@@ -108,3 +108,43 @@ def run_model(model: Model, images: np.ndarray, *, device: str = "cpu", batch_si
             output = output.float()
             outputs.append((output.flatten(2).mean(2) if output.ndim > 2 else output).cpu().numpy())
     return np.concatenate(outputs)
+
+
+def classes_of(values: np.ndarray, most: int, table: np.ndarray | None = None) -> np.ndarray:
+    """Return the class that each row of logits says.
+
+    Parameters
+    ----------
+    values : (N, K) float32
+    most : int
+        The largest class that there is.
+    table : (K,) int64, optional
+        Class of each output; without it, output number c is class c.
+
+    Returns
+    -------
+    (N,) int64
+
+    Raises
+    ------
+    ValueError
+        If the outputs do not fit the classes.
+
+    Examples
+    --------
+    >>> classes_of(np.array([[0.1, 0.9, 0.3]]), 2)
+    array([1])
+    """
+    outputs, best = values.shape[1], values.argmax(1)
+    if table is None:
+        if most >= outputs:
+            raise ValueError(
+                f"classes_of: the model must have an output for each class of the sets, up to {most}, got {outputs} outputs; "
+                f"give classes, or a probe for an encoder"
+            )
+        return best
+    if len(table) != outputs:
+        raise ValueError(
+            f"classes_of: classes must name the class of each of the model's {outputs} outputs, got {len(table)}"
+        )
+    return table[best]

@@ -7,7 +7,7 @@ installed. Neither shares code with the kernels or the planner.
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,10 +24,13 @@ BLUR_TAPS = 23
 class PillowReference:
     """torchvision's transforms of Pillow images, in own words.
 
+    Resizes take rows first, as Pillow did when the papers' models were trained; Pillow 13 takes columns first where the height
+    shrinks much more, which shows in bicubic views, since each pass is cut to 0..255.
+
     Parameters
     ----------
     bicubic : bool
-        Resize with Pillow's bicubic filter instead of its bilinear one.
+        Resize with Pillow's bicubic filter instead of its bilinear one. `make_view` sets it as the view asks.
     box_blur : bool
         Blur with `ImageFilter.GaussianBlur`, as the code of MoCo, SwAV and DINO does, instead of a true Gaussian.
     """
@@ -44,19 +47,18 @@ class PillowReference:
     def crop(self, image: Image.Image, row: np.void, size: int) -> Image.Image:
         """RandomResizedCrop's crop and resize."""
         x, y, w, h = (int(v) for v in row["crop"])
-        return image.crop((x, y, x + w, y + h)).resize((size, size), self._filter)
+        return self._resize(image.crop((x, y, x + w, y + h)), size, size)
 
     def center_crop(self, image: Image.Image, resize: int, size: int) -> Image.Image:
         """Resize of the shorter side, then CenterCrop."""
         short = min(image.size)
         width, height = (int(resize * side / short) for side in image.size)
         left, top = (round((side - size) / 2) for side in (width, height))
-        resized = image.resize((width, height), self._filter)
-        return resized.crop((left, top, left + size, top + size))
+        return self._resize(image, height, width).crop((left, top, left + size, top + size))
 
-    @property
-    def _filter(self) -> Image.Resampling:
-        return Image.Resampling.BICUBIC if self.bicubic else Image.Resampling.BILINEAR
+    def _resize(self, image: Any, height: int, width: int) -> Any:
+        how = Image.Resampling.BICUBIC if self.bicubic else Image.Resampling.BILINEAR
+        return image.resize((width, image.height), how).resize((width, height), how)
 
     def flip(self, image: Image.Image) -> Image.Image:
         """RandomHorizontalFlip."""
@@ -112,11 +114,19 @@ class TorchvisionReference(PillowReference):
     def crop(self, image: Image.Image, row: np.void, size: int) -> Any:
         """RandomResizedCrop's crop and resize."""
         x, y, w, h = (int(v) for v in row["crop"])
-        return self._functions.resized_crop(image, y, x, h, w, [size, size])
+        return self._resize(self._functions.crop(image, y, x, h, w), size, size)
 
     def center_crop(self, image: Image.Image, resize: int, size: int) -> Any:
         """Resize of the shorter side, then CenterCrop."""
-        return self._functions.center_crop(self._functions.resize(image, resize), size)
+        short = min(image.size)
+        width, height = (int(resize * side / short) for side in image.size)
+        return self._functions.center_crop(self._resize(image, height, width), size)
+
+    def _resize(self, image: Any, height: int, width: int) -> Any:
+        modes = self._functions.InterpolationMode
+        how = modes.BICUBIC if self.bicubic else modes.BILINEAR
+        rows = self._functions.resize(image, [image.height, width], how)
+        return self._functions.resize(rows, [height, width], how)
 
     def flip(self, image: Image.Image) -> Any:
         """RandomHorizontalFlip."""
@@ -162,6 +172,7 @@ def make_view(reference: PillowReference, image: Image.Image, row: np.void, view
     -------
     (S, S, 3) uint8
     """
+    reference = replace(reference, bicubic=view.crop.interpolation == "bicubic")
     if view.crop.resize:
         made = reference.center_crop(image, view.crop.resize, view.crop.size)
     else:

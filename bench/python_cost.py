@@ -30,7 +30,7 @@ from figureground.bench.throughput import default_shards
 from figureground.kernels.arrays import Ragged
 from figureground.pipeline import augment as augment_module
 from figureground.pipeline import recipes
-from figureground.pipeline.assemble import Assembler, Quarantine
+from figureground.pipeline.assemble import Assembler
 from figureground.pipeline.augment import Augmenter
 from figureground.pipeline.decode import Decoded
 from figureground.pipeline.device import make_device
@@ -38,6 +38,7 @@ from figureground.pipeline.engine import Engine
 from figureground.pipeline.masking import Masker
 from figureground.pipeline.order import Order, Split
 from figureground.pipeline.plan import draw_plan
+from figureground.pipeline.quarantine import Quarantine
 from figureground.pipeline.screen import screen_files
 from figureground.pipeline.tables import settle_backgrounds
 from figureground.shards import MaskStore, Store
@@ -53,7 +54,7 @@ class StubDecoder:
     Addresses are zero and the batch says that it lies on a GPU: nothing may read its pixels.
     """
 
-    depth = 2
+    depth, max_batch = 2, 1 << 30
 
     def __init__(self, *, guard: bool = True) -> None:
         self._guard = guard
@@ -128,9 +129,7 @@ class Rig:
         """Return the pieces of a batch, each over the samples of one batch."""
         positions = self.split.positions(0)
         ids = self.order.sample_ids(1, positions)
-        listed = ids.tolist()
-        images = [self.store.image(i) for i in listed]
-        masks = [self.masks.mask(i) for i in listed]
+        images, masks = self.store.images(ids), self.masks.masks(ids)
         workers = ThreadPoolExecutor(1)
         sizes = np.tile(np.array([[HEIGHT, WIDTH]], np.int32), (len(ids), 1))
 
@@ -147,16 +146,16 @@ class Rig:
                 self.order.sample_ids(1, positions),
                 self.order.donors(1, positions, 3),
             ),
-            "read the images": lambda: [self.store.image(i) for i in listed],
-            "read the masks": lambda: [self.masks.mask(i) for i in listed],
+            "read the images": lambda: self.store.images(ids),
+            "read the masks": lambda: self.masks.masks(ids),
             "guard the images": lambda: screen_files("images", images, 3, workers),
             "guard the masks": lambda: screen_files("masks", masks, 1, workers),
             "plan two views": lambda: [
                 draw_plan(self.recipe, v, seed=0, epoch=1, samples=ids, sizes=sizes) for v in range(2)
             ],
             "tables and calls of the kernels": augment,
-            "targets": lambda: [self.store.target(i) for i in listed],
-            "keys": lambda: [self.store.key(i) for i in listed],
+            "targets": lambda: self.store.targets_of(ids),
+            "keys": lambda: self.store.keys(ids),
         }
 
     def _empty(self, shape: tuple[int, ...], kind: str) -> Any:

@@ -2,9 +2,9 @@
 
     python -m figureground.bench report throughput.json peers.json kernels.json --out bench/report.html
 
-Takes what `throughput`, `peers`, `kernels`, `saliency`, `python_cost`, `startup` and `simulate` write with `--json`, any number of
-each; throughput documents that differ in batch size or threads also give a chart of scaling. No script, no image, no link:
-the page can be mailed. Every number of every document is in it, at the end as it was read.
+Takes what `throughput`, `scaling`, `peers`, `timeline`, `kernels`, `saliency`, `python_cost`, `startup` and `simulate` write with
+`--json`, any number of each; throughput documents that differ in batch size or threads also give a chart. No script, no image, no
+link: the page can be mailed. Every number of every document is in it, at the end as it was read.
 """
 
 from __future__ import annotations
@@ -18,40 +18,19 @@ from pathlib import Path
 from typing import Any
 
 from figureground.bench.charts import Bar, bar_chart, line_chart, table
+from figureground.bench.report_sections import (
+    peers_cuda_section,
+    peers_section,
+    presets_part,
+    says,
+    scaling_axes,
+    stalls_part,
+    timeline_section,
+)
+from figureground.bench.style import STYLE
 
 Document = Mapping[str, Any]
 BASE, SWAP, IDEAL = "moco_v2", "moco_v2 + swap p=0.2", "ideal: read and decode"
-STYLE = """
-:root { color-scheme: light dark; --paper: #fcfcfa; --ink: #1d1f21; --soft: #6b7076; --rule: #e2e2dc; --rest: #b9c0c7;
-  --c0: #2a6f97; --c1: #e09f3e; --c2: #5a8f5a; --c3: #b5484d; --c4: #7d6aa8; --c5: #6b7076; }
-@media (prefers-color-scheme: dark) { :root { --paper: #16181a; --ink: #e6e4df; --soft: #9aa0a6; --rule: #303438;
-  --rest: #545b62; --c0: #62a8d0; --c1: #e6b566; --c2: #86bb86; --c3: #dd7a7e; --c4: #a997d3; --c5: #9aa0a6; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 840px; padding: 48px 24px 96px; background: var(--paper); color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-h1 { font-size: 30px; line-height: 1.2; margin: 0 0 4px; letter-spacing: -0.02em; }
-h2 { font-size: 20px; margin: 56px 0 4px; letter-spacing: -0.01em; }
-p.where { color: var(--soft); font-size: 13.5px; margin: 0 0 16px; }
-h3 { font-size: 15px; margin: 28px 0 0; }
-p.says { border-left: 3px solid var(--c0); padding: 2px 0 2px 14px; margin: 16px 0; }
-p.note { color: var(--soft); font-size: 13.5px; }
-svg { width: 100%; height: auto; display: block; margin: 12px 0 8px; font-family: inherit; }
-text { fill: var(--ink); font-size: 13px; } .tick { fill: var(--soft); font-size: 11.5px; }
-.value { font-variant-numeric: tabular-nums; } .strong { font-weight: 650; }
-.grid { stroke: var(--rule); } .whisker { stroke: var(--ink); stroke-width: 1.5; opacity: 0.55; } .rest { fill: var(--rest); }
-.line { fill: none; stroke-width: 2; }
-""" + "".join(f".s{i} {{ fill: var(--c{i}); }} .l{i} {{ stroke: var(--c{i}); }}\n" for i in range(6))  # fmt: skip
-STYLE += """
-.scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: 13px; }
-th, td { text-align: right; padding: 4px 10px; border-bottom: 1px solid var(--rule); font-variant-numeric: tabular-nums; }
-th:first-child { text-align: left; font-weight: 500; } thead th { color: var(--soft); font-weight: 500; }
-details { margin-top: 12px; } summary { cursor: pointer; color: var(--soft); }
-pre { overflow-x: auto; font: 12px/1.5 ui-monospace, Menlo, Consolas, monospace; }
-"""
-
-
-def _says(words: str) -> str:
-    return f'<p class="says">{escape(words)}</p>' if words else ""
 
 
 def _where(document: Document) -> str:
@@ -110,7 +89,7 @@ def throughput_section(document: Document) -> str:
         Bar(name, (1e3 * row["cpu_ms"],), f"{1e3 * row['cpu_ms']:.0f}", 1e3 * row.get("cpu_ms_iqr", 0.0))
         for name, row in stages.items()
     ]
-    pieces = [_says(limits_sentence(document)), "<h3>Stages apart</h3>", bar_chart("stages", "CPU µs an image", bars)]
+    pieces = [says(limits_sentence(document)), "<h3>Stages apart</h3>", bar_chart("stages", "CPU µs an image", bars)]
     pieces.append(table(stages, "stage, per image"))
     ideal, base = epochs.get(IDEAL, {}).get("cpu_ms", 0.0), epochs.get(BASE, {}).get("cpu_ms")
     bars, rows = [], {}
@@ -121,8 +100,11 @@ def throughput_section(document: Document) -> str:
         note = f"{cost:.2f} ms" + (f", {over['over_moco_v2_%']:+.1f} %" if over and name != BASE else "")
         bars.append(Bar(name, (min(ideal, cost), max(cost - ideal, 0.0)), note, row.get("cpu_ms_iqr", 0.0)))
     chart = bar_chart("end to end", "CPU ms an image", bars, legend=("read and decode", "augmentation"))
-    return "".join([*pieces, "<h3>End to end, and with p of the background augmentation</h3>", chart]) + table(
-        rows, "end to end, per source image"
+    return (
+        "".join([*pieces, "<h3>End to end, and with p of the background augmentation</h3>", chart])
+        + table(rows, "end to end, per source image")
+        + presets_part(document)
+        + stalls_part(document)
     )
 
 
@@ -138,31 +120,7 @@ def scaling_section(documents: Sequence[Document]) -> str:
         words = setting.replace("_", " ")
         if chart := line_chart(f"images/s by {words}", words, "images/s", series):
             pieces.append(f"<h3>By {words}</h3>{chart}")
-    return f"<h2>Scaling</h2>{''.join(pieces)}" if pieces else ""
-
-
-def peers_section(document: Document) -> str:
-    """CPU ms of each peer, with its ratio to ours."""
-    peers = document["peers"]
-    bars = [
-        Bar(
-            name,
-            (row["cpu_ms"],),
-            f"{row['cpu_ms']:.2f} ms, {row['cpu_ratio']:.2f} ×",
-            row.get("cpu_ms_iqr", 0.0),
-            i == 0,
-        )
-        for i, (name, row) in enumerate(peers.items())
-    ]
-    others = {name: row["cpu_ratio"] for name, row in list(peers.items())[1:]}
-    words = ""
-    if others:
-        best = min(others, key=lambda name: others[name])
-        lead = others[best]
-        words = f"The nearest peer, {best}, takes {lead:.2f} times the CPU time of ours" + (
-            "." if lead > 1 else ": there it is the better choice."
-        )
-    return _says(words) + bar_chart("peers", "CPU ms an image", bars) + table(peers, "peer, per source image")
+    return f"<h2>Several runs</h2>{''.join(pieces)}" if pieces else ""
 
 
 def kernels_section(document: Document) -> str:
@@ -179,7 +137,7 @@ def kernels_section(document: Document) -> str:
     ]
     slowest = max(rows, key=lambda name: rows[name]["us_per_image"])
     words = f"The dearest kernel is {slowest}; a plain copy moves {document['copy_gb_per_s']} GB/s here."
-    return _says(words) + bar_chart("kernels", "µs an image", bars) + table(rows, "kernel")
+    return says(words) + bar_chart("kernels", "µs an image", bars) + table(rows, "kernel")
 
 
 def saliency_section(document: Document) -> str:
@@ -202,7 +160,7 @@ def masks_section(document: Document) -> str:
         for name, row in found["stages"].items()
     ]
     rows = {**found["stages"], "the job": found["job"]}
-    return _says(verdict(found)) + bar_chart("a mask", "CPU ms an image", bars) + table(rows, "stage, per image")
+    return says(verdict(found)) + bar_chart("a mask", "CPU ms an image", bars) + table(rows, "stage, per image")
 
 
 def python_section(document: Document) -> str:
@@ -213,7 +171,7 @@ def python_section(document: Document) -> str:
     bars = [Bar(name, (ms,), f"{ms:.3f}") for name, ms in found["parts"].items()]
     rows = {name: {"ms": ms} for name, ms in found["parts"].items()} | {"whole batch": {"ms": found["python_ms"]}}
     return (
-        _says(verdict(found)) + bar_chart("Python", "CPU ms a batch", bars) + table(rows, f"batch of {found['batch']}")
+        says(verdict(found)) + bar_chart("Python", "CPU ms a batch", bars) + table(rows, f"batch of {found['batch']}")
     )
 
 
@@ -228,7 +186,7 @@ def startup_section(document: Document) -> str:
     ]
     chart = bar_chart("first batch", "s", bars, legend=("import", "open shards and masks", "first batch"))
     tables = [table(found[name], name) for name in ("first_batch", "index", "order", "extrapolated")]
-    return _says(verdict(found)) + chart + "".join(tables)
+    return says(verdict(found)) + chart + "".join(tables)
 
 
 def simulate_section(document: Document) -> str:
@@ -245,13 +203,16 @@ def simulate_section(document: Document) -> str:
         )
         for name, row in found["resources"].items()
     ]
-    says = _says(verdict(found, found["cluster"]["loader_rate"] is not None))
-    return says + bar_chart("use", "% of what a node has", bars) + table(found["resources"], "a node at full pace")
+    words = says(verdict(found, found["cluster"]["loader_rate"] is not None))
+    return words + bar_chart("use", "% of what a node has", bars) + table(found["resources"], "a node at full pace")
 
 
 SECTIONS: dict[str, tuple[str, Callable[[Document], str]]] = {
     "epochs": ("Throughput", throughput_section),
+    "scaling": ("Scaling", scaling_axes),
     "peers": ("Peers", peers_section),
+    "peers_cuda": ("Peers on a GPU", peers_cuda_section),
+    "timeline": ("What overlaps", timeline_section),
     "kernels": ("Kernels", kernels_section),
     "saliency": ("Saliency", saliency_section),
     "masks": ("Masks", masks_section),

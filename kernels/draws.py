@@ -13,6 +13,7 @@ import numba
 import numpy as np
 
 SHUFFLE, TILE_SIDE, TILE_CELL, MIX, BLOCKS, BLOCK_SHARE, BLOCK_NOISE, PATCH_MASK, PHASE = range(101, 110)
+QUILT, QUILT_PLACE = 121, 122
 """Purposes, so that operations with the same seed draw independent numbers."""
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)

@@ -62,6 +62,34 @@ def _transpose(bits: int) -> Any:
     return intrinsic(transpose)
 
 
+def _weighted_sum(builder: Any, args: Any, bits: int, start: int) -> Any:
+    """Build `start` + the sum of weights times sixteen int16 or uint8; leaves the builder behind the loop."""
+    source, step, weights, count, _ = args
+    widen = builder.sext if bits == 16 else builder.zext
+    entry = builder.block
+    loop, done = builder.append_basic_block("taps"), builder.append_basic_block("done")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    at, at_weight, left, total = (builder.phi(t) for t in (_I64, _I64, _I64, _vector(32)))
+    lanes = widen(builder.load(builder.inttoptr(at, _vector(bits).as_pointer()), align=bits // 8), _vector(32))
+    weight = builder.load(builder.inttoptr(at_weight, _I32.as_pointer()), align=4)
+    undefined = ir.Constant(_vector(32), ir.Undefined)
+    weight = builder.shuffle_vector(builder.insert_element(undefined, weight, _I32(0)), undefined, _splat(0))
+    after = (
+        builder.add(at, step),
+        builder.add(at_weight, _I64(4)),
+        builder.sub(left, _I64(1)),
+        builder.add(total, builder.mul(lanes, weight)),
+    )
+    before = (source, weights, count, _splat(start))
+    for phi, first, following in zip((at, at_weight, left, total), before, after):
+        phi.add_incoming(first, entry)
+        phi.add_incoming(following, loop)
+    builder.cbranch(builder.icmp_signed(">", after[2], _I64(0)), loop, done)
+    builder.position_at_end(done)
+    return after[3]
+
+
 def _weigh_lanes(typing_context: Any, source: Any, step: Any, weights: Any, count: Any, target: Any) -> Any:
     """Write sixteen uint8: (2**19 + sum over k < count of weights[k] * source[k]) >> 20 in each lane.
 
@@ -69,30 +97,25 @@ def _weigh_lanes(typing_context: Any, source: Any, step: Any, weights: Any, coun
     """
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        source, step, weights, count, target = args
-        entry = builder.block
-        loop, done = builder.append_basic_block("taps"), builder.append_basic_block("done")
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        at, at_weight, left, total = (builder.phi(t) for t in (_I64, _I64, _I64, _vector(32)))
-        lanes = builder.sext(builder.load(builder.inttoptr(at, _vector(16).as_pointer()), align=2), _vector(32))
-        weight = builder.load(builder.inttoptr(at_weight, _I32.as_pointer()), align=4)
-        undefined = ir.Constant(_vector(32), ir.Undefined)
-        weight = builder.shuffle_vector(builder.insert_element(undefined, weight, _I32(0)), undefined, _splat(0))
-        after = (
-            builder.add(at, step),
-            builder.add(at_weight, _I64(4)),
-            builder.sub(left, _I64(1)),
-            builder.add(total, builder.mul(lanes, weight)),
-        )
-        before = (source, weights, count, _splat(1 << 19))
-        for phi, start, following in zip((at, at_weight, left, total), before, after):
-            phi.add_incoming(start, entry)
-            phi.add_incoming(following, loop)
-        builder.cbranch(builder.icmp_signed(">", after[2], _I64(0)), loop, done)
-        builder.position_at_end(done)
-        pixels = builder.trunc(builder.ashr(after[3], _splat(20)), _vector(8))
-        builder.store(pixels, builder.inttoptr(target, _vector(8).as_pointer()), align=1)
+        pixels = builder.trunc(builder.ashr(_weighted_sum(builder, args, 16, 1 << 19), _splat(20)), _vector(8))
+        builder.store(pixels, builder.inttoptr(args[4], _vector(8).as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.void(*(types.int64,) * 5), build
+
+
+def _weigh_byte_lanes(typing_context: Any, source: Any, step: Any, weights: Any, count: Any, target: Any) -> Any:
+    """Write sixteen int16: (2**7 + sum over k < count of weights[k] * source[k]) >> 8, cut to 0 .. 255 * 64.
+
+    `source[k]` are sixteen uint8 at `source + k * step` bytes, `weights` int32, also negative; `count` >= 1.
+    """
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        target = args[4]
+        total = builder.ashr(_weighted_sum(builder, args, 8, 1 << 7), _splat(8))
+        for sign, limit in (("<", 0), (">", 255 * 64)):
+            total = builder.select(builder.icmp_signed(sign, total, _splat(limit)), _splat(limit), total)
+        builder.store(builder.trunc(total, _vector(16)), builder.inttoptr(target, _vector(16).as_pointer()), align=2)
         return context.get_dummy_value()
 
     return types.void(*(types.int64,) * 5), build
@@ -102,3 +125,4 @@ bytes_at: Any = intrinsic(_bytes_at)
 transpose_int16: Any = _transpose(16)
 transpose_uint8: Any = _transpose(8)
 weigh_lanes: Any = intrinsic(_weigh_lanes)
+weigh_byte_lanes: Any = intrinsic(_weigh_byte_lanes)

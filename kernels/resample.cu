@@ -1,6 +1,6 @@
 // Crop, antialiased resize, flip and composite of ragged images; see resample.py, axis.py and separable.py.
 //
-// One block renders a tile of 16 x 32 output pixels: mask, then image, then ground. A plane is resampled in chunks of 64
+// The bicubic filter is in resample_cubic.cuh; bilinear, and for all masks: one block renders a tile of 16 x 32 output pixels: mask, then image, then ground. A plane is resampled in chunks of 64
 // source columns: vertical sums of the chunk go to shared memory, then every thread adds what its outputs take from them.
 // Long windows are weighed 32 source rows at a time, so any scale fits the same shared memory.
 
@@ -159,6 +159,8 @@ static __device__ void resample_tile(const Plane& source, Shared& s, int height,
     __syncthreads();
 }
 
+#include "resample_cubic.cuh"
+
 static __device__ unsigned int blend(unsigned int figure, unsigned int ground, unsigned int mask) {
     unsigned int t = figure * mask + ground * (255u - mask) + 128u;
     return ((t >> 8) + t) >> 8;
@@ -195,11 +197,10 @@ static __device__ void store_tile(const unsigned char (*tile)[TILE_ROWS][TILE_CO
 }
 
 // planes (N, 3): image, mask, donor. totals (N, 3): sums of the uncomposited views whose ground is their mean.
-extern "C" __global__ void __launch_bounds__(THREADS, 4)
-resample_views(const Plane* __restrict__ planes, const Row* __restrict__ rows, int height, int width,
-               unsigned char* __restrict__ views, unsigned char* __restrict__ masks, int has_masks,
-               unsigned long long* __restrict__ totals) {
-    __shared__ Shared s;
+template <bool CUBIC>
+static __device__ void render(const Plane* __restrict__ planes, const Row* __restrict__ rows, int height, int width,
+                              unsigned char* __restrict__ views, unsigned char* __restrict__ masks, int has_masks,
+                              unsigned long long* __restrict__ totals, Shared& s, CubicShared* windows) {
     int tiles_x = (width + TILE_COLS - 1) / TILE_COLS, tiles = tiles_x * ((height + TILE_ROWS - 1) / TILE_ROWS);
     long long n = blockIdx.x / tiles;
     int tile = blockIdx.x % tiles, top = tile / tiles_x * TILE_ROWS, left = tile % tiles_x * TILE_COLS;
@@ -214,8 +215,13 @@ resample_views(const Plane* __restrict__ planes, const Row* __restrict__ rows, i
         for (int i = threadIdx.x; i < TILE_ROWS * TILE_COLS; i += THREADS) s.mask[0][i / TILE_COLS][i % TILE_COLS] = 0;
     }
     if (mode == MEAN && threadIdx.x < 3) s.totals[threadIdx.x] = 0;
-    for (int i = mode == DONOR ? 2 : 0; i >= 0; i -= 2)
-        resample_tile<3>(plane[i], s, height, width, top, left, i == 2 ? s.ground : s.view);
+    for (int i = mode == DONOR ? 2 : 0; i >= 0; i -= 2) {
+        if (CUBIC) {
+            resample_tile_cubic(plane[i], s, *windows, height, width, top, left, i == 2 ? s.ground : s.view);
+        } else {
+            resample_tile<3>(plane[i], s, height, width, top, left, i == 2 ? s.ground : s.view);
+        }
+    }
     if (mode != KEEP) {
         for (int i = threadIdx.x; i < 3 * TILE_ROWS * TILE_COLS; i += THREADS) {
             int line = i / TILE_COLS, x = i % TILE_COLS, channel = line / TILE_ROWS, y = line % TILE_ROWS;
@@ -233,6 +239,23 @@ resample_views(const Plane* __restrict__ planes, const Row* __restrict__ rows, i
     }
     store_tile(s.view, 3, views + n * 3 * height * width, height, width, top, left);
     if (has_masks) store_tile(s.mask, 1, masks + n * height * width, height, width, top, left);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 4)
+resample_views(const Plane* __restrict__ planes, const Row* __restrict__ rows, int height, int width,
+               unsigned char* __restrict__ views, unsigned char* __restrict__ masks, int has_masks,
+               unsigned long long* __restrict__ totals) {
+    __shared__ Shared s;
+    render<false>(planes, rows, height, width, views, masks, has_masks, totals, s, nullptr);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 3)
+resample_views_cubic(const Plane* __restrict__ planes, const Row* __restrict__ rows, int height, int width,
+                     unsigned char* __restrict__ views, unsigned char* __restrict__ masks, int has_masks,
+                     unsigned long long* __restrict__ totals) {
+    __shared__ Shared s;
+    __shared__ CubicShared windows;
+    render<true>(planes, rows, height, width, views, masks, has_masks, totals, s, &windows);
 }
 
 // Second pass for the rows named in `names`: composite on the mean colour, in place.

@@ -1,8 +1,8 @@
-"""Cut views out of images of any size: crop, antialiased bilinear resize, flip, composite on a new ground, in one go.
+"""Cut views out of images of any size: crop, antialiased resize, flip, composite on a new ground, in one go.
 
 In: ragged interleaved uint8 images (height, width, 3) and masks (height, width), read where they lie. Out: planar views
 (N, 3, H, W) uint8 and their masks (N, H, W) uint8. Each output pixel needs its image, its mask and its donor once, so
-the composite is fused. The resize is Pillow's bilinear (the one that the papers' code trained with: torchvision's
+the composite is fused. The resize is Pillow's bilinear or bicubic (those that the papers' code trained with: torchvision's
 RandomResizedCrop on PIL images), the composite is Pillow's Image.composite; in integers, so that both devices agree.
 
 Source: Pillow, Resample.c (`precompute_coeffs`) and Paste.c (8-bit composite); reimplemented.
@@ -10,7 +10,7 @@ Source: Pillow, Resample.c (`precompute_coeffs`) and Paste.c (8-bit composite); 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numba
 import numpy as np
@@ -20,8 +20,11 @@ from .background import _blend
 from .launch import launch
 from .render_rows import DONOR, FILL, KEEP, MEAN, NOISE, RENDER_DTYPE, check_rows, full_rows, planes_of
 from .separable import resample_plane
+from .separable_cubic import resample_plane_cubic
 
-__all__ = ["DONOR", "FILL", "KEEP", "MEAN", "NOISE", "RENDER_DTYPE", "full_rows", "render_views"]
+__all__ = ["DONOR", "FILL", "KEEP", "MEAN", "NOISE", "RENDER_DTYPE", "Interpolation", "full_rows", "render_views"]
+
+Interpolation = Literal["bilinear", "bicubic"]
 
 _TILE_ROWS, _TILE_COLS = 16, 32  # as in resample.cu
 
@@ -32,6 +35,7 @@ def render_views(
     size: tuple[int, int],
     *,
     masks: Ragged | None = None,
+    interpolation: Interpolation = "bilinear",
     out: Any = None,
     masks_out: Any = None,
 ) -> tuple[Any, Any]:
@@ -48,6 +52,8 @@ def render_views(
     masks : Ragged, optional
         Masks of one channel, 255 = figure. A mask of any size covers its whole image; it goes through the view's
         geometry, always with context outside the box.
+    interpolation : {"bilinear", "bicubic"}
+        Filter of images and donors; masks are always bilinear, because a bicubic mask would overshoot.
     out : (N, 3, H, W) uint8, optional
     masks_out : (N, H, W) uint8, optional
 
@@ -66,9 +72,11 @@ def render_views(
 
     Notes
     -----
-    Weights are Pillow's triangle, quantised to sum to 2**14 (axis.py). Columns first: v = (sum w * source + 2**7) >> 8;
-    then rows: (sum w * v + 2**19) >> 20. Pillow resizes rows first and rounds to 8 bits between; the two differ
-    by one grey level at most. A box with fractions and `clip` = 1 reads the pixels that it touches.
+    Weights are Pillow's, quantised to sum to 2**14 (axis.py, axis_cubic.py). Bilinear: columns first, v = (sum w * source
+    + 2**7) >> 8; then rows: (sum w * v + 2**19) >> 20. Pillow resizes rows first and rounds to 8 bits between; the two
+    differ by one grey level at most. Bicubic: the same with rows first and cut to 0..255 after each pass, as Pillow does,
+    since the filter overshoots; one grey level at most, too. A box with fractions and `clip` = 1 reads the pixels that it
+    touches.
 
     Ground: figure * m + ground * (255 - m), rounded as `composite_views` does. Mode 3 takes the mean of each channel of
     the view before the composite, halves up. Mode 4 is a hash of the pixel p = y * W + x of the output, modulo 2**32:
@@ -88,6 +96,8 @@ def render_views(
     array([[10, 50, 90]], dtype=uint8)
     """
     gpu = on_gpu("render_views", images=images, masks=masks, out=out, masks_out=masks_out)
+    if interpolation not in ("bilinear", "bicubic"):
+        raise ValueError(f"render_views: interpolation must be 'bilinear' or 'bicubic', got {interpolation!r}")
     _check_batches(images, masks, size, masks_out)
     check_rows(rows, images, masks)
     height, width = int(size[0]), int(size[1])
@@ -96,7 +106,7 @@ def render_views(
     view_masks = None if masks is None else _output(xp, "masks_out", masks_out, (len(rows), height, width))
     if len(rows):
         planes = planes_of(rows, images, masks, (height, width))
-        (_cuda if gpu else _cpu)(planes, rows, views, view_masks)
+        (_cuda if gpu else _cpu)(planes, rows, views, view_masks, cubic=interpolation == "bicubic")
     return views, view_masks
 
 
@@ -129,16 +139,18 @@ def _output(xp: Any, name: str, array: Any, shape: tuple[int, ...]) -> Any:
     return array
 
 
-def _cpu(planes: np.ndarray, rows: np.ndarray, views: np.ndarray, view_masks: np.ndarray | None) -> None:
+def _cpu(
+    planes: np.ndarray, rows: np.ndarray, views: np.ndarray, view_masks: np.ndarray | None, *, cubic: bool
+) -> None:
     if view_masks is None:
         view_masks = np.empty((0, *views.shape[2:]), np.uint8)
     mode, fill = np.ascontiguousarray(rows["mode"]), np.ascontiguousarray(rows["fill"])
     seeds = np.stack([rows["seed_lo"], rows["seed_hi"]], 1).view(np.uint32)
-    _render(planes, mode, fill, seeds, views, view_masks)
+    _render(planes, mode, fill, seeds, cubic, views, view_masks)
 
 
 @numba.njit(nogil=True, cache=True)
-def _render(planes, mode, fill, seeds, views, view_masks):  # type: ignore[no-untyped-def]
+def _render(planes, mode, fill, seeds, cubic, views, view_masks):  # type: ignore[no-untyped-def]
     _, _, height, width = views.shape
     pixels = height * width
     figure, ground = np.empty((1, 3, pixels), np.uint8), np.empty((1, 3, pixels), np.uint8)
@@ -152,18 +164,26 @@ def _render(planes, mode, fill, seeds, views, view_masks):  # type: ignore[no-un
             else:
                 mask[:] = 0
         if not masked or mode[n] == KEEP:
-            resample_plane(planes[n, 0], 3, height, width, view.ctypes.data)
+            _resample(cubic, planes[n, 0], height, width, view.ctypes.data)
             continue
         # Not in place: a loop whose input may be its output is not vectorised.
-        resample_plane(planes[n, 0], 3, height, width, figure.ctypes.data)
+        _resample(cubic, planes[n, 0], height, width, figure.ctypes.data)
         if mode[n] == DONOR:
-            resample_plane(planes[n, 2], 3, height, width, ground.ctypes.data)
+            _resample(cubic, planes[n, 2], height, width, ground.ctypes.data)
         elif mode[n] == NOISE:
             _fill_noise(seeds[n, 0], seeds[n, 1], ground[0])
         else:
             for c in range(3):
                 ground[0, c] = fill[n, c] if mode[n] == FILL else _mean(figure[0, c])
         _blend(figure, ground, mask, view)
+
+
+@numba.njit(nogil=True, cache=True)
+def _resample(cubic, plane, height, width, target):  # type: ignore[no-untyped-def]
+    if cubic:
+        resample_plane_cubic(plane, 3, height, width, target)
+    else:
+        resample_plane(plane, 3, height, width, target)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -191,7 +211,7 @@ def _fill_noise(seed_lo, seed_hi, ground):  # type: ignore[no-untyped-def]
         blue[p] = (h >> np.uint32(16)) & np.uint32(255)
 
 
-def _cuda(planes: np.ndarray, rows: np.ndarray, views: Any, view_masks: Any) -> None:
+def _cuda(planes: np.ndarray, rows: np.ndarray, views: Any, view_masks: Any, *, cubic: bool) -> None:
     xp = array_module(views)
     count, _, height, width = views.shape
     tiles = -(-height // _TILE_ROWS) * -(-width // _TILE_COLS)
@@ -201,7 +221,8 @@ def _cuda(planes: np.ndarray, rows: np.ndarray, views: Any, view_masks: Any) -> 
     tables = table_on(xp, planes), table_on(xp, rows)
     masks = xp.empty(0, np.uint8) if view_masks is None else view_masks
     has_masks = np.int32(view_masks is not None)
-    launch("resample", "resample_views", (count * tiles,), (256,), (*tables, *size, views, masks, has_masks, totals))
+    name = "resample_views_cubic" if cubic else "resample_views"
+    launch("resample", name, (count * tiles,), (256,), (*tables, *size, views, masks, has_masks, totals))
     if len(averaged):
         names = xp.asarray(averaged.astype(np.int32))
         blocks = -(-height * width // 256)

@@ -1,112 +1,42 @@
 """Assemble batches: read, decode, replace what cannot be decoded, draw the plans.
 
 A batch is known by its number alone. Its samples come from `order`; a sample that cannot be decoded is replaced by another one
-that the same hash names, so every rank keeps its batch count and a second run makes the same choice. Background donors are
-decoded once, with the batch; see `Order.donors` for why they usually are members of it.
+that the same hash names, so every rank keeps its batch count and a second run makes the same choice. Background donors and the
+partners of pairs are decoded once, with the batch; see `donors` for why the former usually are members of it.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import math
 import time
-from collections import Counter, defaultdict, deque
-from dataclasses import dataclass
-from pathlib import Path
+from collections import defaultdict, deque
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
 from figureground.kernels.arrays import Ragged
+from figureground.shards.pieces import Pieces
 
+from .anchors import clip_boxes, object_box
+from .backgrounds import Backgrounds, JoinedImages
+from .companions import Companions, find_companions
 from .decode import Decoded, Decoder, join_decoded
-from .order import DONOR_BLOCK, Order, Split
+from .donors import Donors
+from .order import Order, Split
+from .pairs import Partners
 from .plan import draw_plan, draws_masks
+from .quarantine import ErrorBudgetExceeded, ImageSource, Quarantine
 from .recipe import Recipe
 from .tables import Slots
 from .windows import Ahead, WindowOrder
 
-log = logging.getLogger(__name__)
-
-EXTRA_IMAGES = 6 * DONOR_BLOCK
-"""Donors of a batch that are no members of it lie in the blocks at its two ends (and at the wrap of the last batch)."""
 _MAX_ATTEMPTS = 10_000
-
-
-class ImageSource(Protocol):
-    """What the assembler needs of `figureground.shards.Store`."""
-
-    def image(self, i: int, /) -> np.ndarray: ...
-    def key(self, i: int, /) -> str: ...
-    def shard_of(self, i: int, /) -> int: ...
-    def target(self, i: int, /) -> int: ...
 
 
 class MaskSource(Protocol):
     """What the assembler needs of `figureground.shards.MaskStore`."""
 
-    def mask(self, i: int, /) -> np.ndarray | None: ...
-
-
-class ErrorBudgetExceeded(RuntimeError):
-    """More samples could not be decoded than the loader's error budget allows."""
-
-
-class Quarantine:
-    """Remembers the samples that could not be decoded, writes them to a file, and stops past a budget.
-
-    Parameters
-    ----------
-    source : ImageSource
-    shards : list of str
-        Paths by shard number.
-    budget : float
-        Share of `samples` that may be bad: 0 allows none, else at least one is allowed.
-    samples : int
-        Samples of this rank in an epoch.
-    path : path, optional
-        JSON lines are appended: {"shard", "key", "index", "reason"}.
-    """
-
-    def __init__(
-        self, source: ImageSource, shards: list[str], *, budget: float, samples: int, path: str | Path | None = None
-    ) -> None:
-        if not 0.0 <= budget <= 1.0:
-            raise ValueError(f"Loader: error_budget must be in [0, 1], got {budget}")
-        self._source, self._shards, self._path = source, shards, path
-        self._limit = 0 if budget == 0 else max(1, math.ceil(budget * samples))
-        self._samples, self._budget = samples, budget
-        self.bad: dict[int, str] = {}
-
-    def add(self, sample: int, reason: str) -> None:
-        """Take note of a bad sample; once each.
-
-        Raises
-        ------
-        ErrorBudgetExceeded
-            If this one is past the budget.
-        """
-        if sample in self.bad:
-            return
-        self.bad[sample] = reason
-        row = {
-            "shard": self._shards[self._source.shard_of(sample)],
-            "key": self._source.key(sample),
-            "index": sample,
-            "reason": reason,
-        }
-        log.warning("replaced sample %s of %s: %s", row["key"], row["shard"], reason)
-        if self._path is not None:
-            with open(self._path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        if len(self.bad) > self._limit:
-            counts = ", ".join(f"{n} x {why}" for why, n in Counter(self.bad.values()).most_common(3))
-            raise ErrorBudgetExceeded(
-                f"Loader: {len(self.bad)} samples could not be decoded, more than error_budget = {self._budget} of "
-                f"{self._samples} allows ({counts}; last: {row['key']} in {row['shard']}); run 'figureground check' on the "
-                f"shards, or raise error_budget"
-            )
+    def masks(self, samples: np.ndarray, wanted: np.ndarray, /) -> Pieces: ...
 
 
 @dataclass
@@ -114,20 +44,33 @@ class Assembled:
     """One batch, decoded and planned."""
 
     samples: np.ndarray
-    """(B,) int64 sample ids, after replacement."""
+    """(B,) int64 sample ids, after replacement; with companions (E,), and behind the batch's own those that lend to them."""
     images: Ragged
     masks: Ragged | None
     plans: list[np.ndarray]
     """(B,) PLAN_DTYPE for each view, and one for the swap negative."""
     slots: Slots
+    companions: Companions | None = None
+
+    @property
+    def count(self) -> int:
+        """Samples that are handed out: the first ones."""
+        return len(self.samples) if self.companions is None else self.companions.count
 
 
 @dataclass
 class _Request:
     epoch: int
-    positions: np.ndarray
-    donors: np.ndarray  # (B, V + 1) positions; -1 where none is wanted
-    ids: list[int]
+    asked: np.ndarray  # (B,) positions that are handed out
+    positions: np.ndarray  # these, and behind them the positions of those that lend to them: (E,)
+    samples: np.ndarray  # (E,) ids
+    sources: np.ndarray | None  # (V, E) ids of the images that the views show; None: the samples' own
+    donors: np.ndarray  # (E, V + 1) positions; -1 where none is wanted
+    ids: list[int]  # of all images
+    masked: set[int]  # those whose masks are needed
+    companions: Companions | None
+    textured: list[int]  # samples whose textures are decoded behind the images, in order
+    decoded: Decoded | None = None  # of a batch too large for the decoder's pipeline
 
 
 class Assembler:
@@ -146,14 +89,24 @@ class Assembler:
         all_masks: bool = True,
         negatives: bool = True,
         ahead: Ahead | None = None,
+        backgrounds: Backgrounds | None = None,
+        partners: Partners | None = None,
+        textures: MaskSource | None = None,
     ) -> None:
-        self._ahead = ahead
-        self._source, self._decoder, self._recipe = source, decoder, recipe
+        self._ahead, self._partners, self._textures = ahead, partners, textures
+        self._source, self._decoder, self._recipe = JoinedImages(source, backgrounds), decoder, recipe
+        self._donors = Donors(order, recipe, 0 if backgrounds is None else len(backgrounds), len(source))
         self._order, self.split, self._quarantine, self._mask_source = order, split, quarantine, masks
         self._negatives = negatives and recipe.swaps
         self._all_masks = all_masks or self._negatives
+        self._other_class = any(view.background is not None and view.background.other_class for view in recipe.views)
         self._pending: deque[_Request] = deque()
         self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    @property
+    def seed(self) -> int:
+        """Seed of order and plans."""
+        return self._order.seed
 
     @property
     def depth(self) -> int:
@@ -166,10 +119,10 @@ class Assembler:
         return len(self._pending)
 
     def resolve(self, epoch: int, positions: np.ndarray) -> np.ndarray:
-        """Return the sample ids (P,) int64 at positions, each known bad one replaced."""
-        ids = self._order.sample_ids(epoch, positions)
-        bad = self._quarantine.bad
-        if not bad:
+        """Return the sample ids (P,) int64 at positions, each known bad one replaced; see `Donors` about backgrounds."""
+        ids = self._donors.sample_ids(epoch, positions)
+        bad = self._quarantine
+        if not (bad.bad or bad.bad_backgrounds):
             return ids
         for i, position in enumerate(positions):
             attempt = 0
@@ -178,7 +131,7 @@ class Assembler:
                     raise ErrorBudgetExceeded(
                         f"Loader: no decodable sample found in {attempt} draws; are all samples bad?"
                     )
-                ids[i] = self._order.replacement(epoch, int(position), attempt)
+                ids[i] = self._donors.replacement(epoch, int(position), attempt)
                 attempt += 1
         return ids
 
@@ -191,88 +144,165 @@ class Assembler:
     def submit_positions(self, epoch: int, positions: np.ndarray) -> None:
         """Read the encoded bytes of the samples at some positions and hand them to the decoder."""
         began = time.perf_counter()
-        donors, masked = self._donors(epoch, positions)
-        wanted = np.concatenate([positions, np.unique(donors[donors >= 0])])
-        ids = list(dict.fromkeys(self.resolve(epoch, wanted).tolist()))
-        images = [self._source.image(i) for i in ids]
-        masks = None
-        if self._mask_source is not None:
-            masks = [self._mask_source.mask(i) if i in masked or self._recipe.inpaints else None for i in ids]
-        self._decoder.submit(images, masks)
-        self._pending.append(_Request(epoch, positions, donors, ids))
+        request = self._request(epoch, positions)
+        images, masks, request.textured = self._read(request, request.ids)
+        if len(images) <= self._decoder.max_batch:
+            self._decoder.submit(images, masks)
+        else:  # a replay of samples from anywhere, each with donors of its own
+            request.decoded = self._decoder.decode(images, masks)
+        self._pending.append(request)
         self.seconds["read"] += time.perf_counter() - began
 
-    def _donors(self, epoch: int, positions: np.ndarray) -> tuple[np.ndarray, set[int]]:
+    def _request(self, epoch: int, positions: np.ndarray) -> _Request:
+        """Find out what a batch needs, as far as bad samples are known."""
+        asked, companions = positions, find_companions(self._recipe, self._order, epoch, positions)
+        if companions is not None:
+            positions = companions.positions
+        samples = self.resolve(epoch, positions)
+        sources = None if self._partners is None else self._sources(epoch, samples, self._partners)
+        donors, masked = self._draw_donors(epoch, positions, samples, sources)
+        wanted = [samples, self.resolve(epoch, np.unique(donors[donors >= 0]))]
+        if sources is not None:
+            wanted.append(np.unique(sources))
+        ids = list(dict.fromkeys(np.concatenate(wanted).tolist()))
+        masked = set(ids) if self._recipe.inpaints else masked
+        return _Request(epoch, asked, positions, samples, sources, donors, ids, masked, companions, [])
+
+    def _sources(self, epoch: int, samples: np.ndarray, partners: Partners) -> np.ndarray:
+        """Return the sample ids (V, P) whose images the views show; of a known bad partner the sample's own."""
+        sources = partners.draw(epoch, samples)
+        if self._quarantine.bad:
+            bad = np.isin(sources, list(self._quarantine.bad))
+            sources = np.where(bad, samples, sources)
+        return sources
+
+    def _read(self, request: _Request, ids: list[int]) -> tuple[Pieces, Pieces | None, list[int]]:
+        """Return encoded images, the masks of those that need one, and the samples whose textures lie behind the images."""
+        samples = np.array(ids, np.int64)
+        images, masks, textured = self._source.images(samples), None, np.empty(0, np.int64)
+        if self._mask_source is not None:
+            wanted = np.fromiter((i in request.masked for i in ids), bool, len(ids))
+            masks = self._mask_source.masks(samples, wanted)
+        if self._textures is not None:
+            mine = samples[np.isin(samples, request.samples)]
+            textures = self._textures.masks(mine, np.ones(len(mine), bool))
+            there = [i for i, texture in enumerate(textures) if texture is not None]
+            textured, textures = mine[there], textures.pick(there)
+            images = images.joined(textures)
+            masks = masks and masks.joined(Pieces.of([None] * len(textures)))
+        return images, masks, textured.tolist()
+
+    def _draw_donors(
+        self, epoch: int, positions: np.ndarray, ids: np.ndarray, sources: np.ndarray | None
+    ) -> tuple[np.ndarray, set[int]]:
         """Return the positions of donors (P, V + 1), -1 where none is wanted, and the samples whose masks are."""
-        views = len(self._recipe.views)
-        ids = self.resolve(epoch, positions)
-        donors = self._order.donors(epoch, positions, max(views + 1, DONOR_BLOCK - 1))
-        if any(view.background is not None and view.background.other_class for view in self._recipe.views):
-            donors = self._other_classes_first(epoch, ids, donors)
-        donors = donors[:, : views + 1].copy()
-        masked = np.full(len(ids), self._all_masks)
-        for view in range(views):
+        views = self._recipe.views
+        donors = self._donors.draw(epoch, positions, lambda found: self._preferred_first(epoch, ids, sources, found))
+        masked = set(ids.tolist() if sources is None else sources.reshape(-1).tolist()) if self._all_masks else set()
+        for view, of in enumerate(views):
             masks, wanted = draws_masks(self._recipe, view, seed=self._order.seed, epoch=epoch, samples=ids)
             donors[~wanted, view] = -1
-            masked |= masks
+            masks = masks | (of.crop.anchor == "object")
+            masked.update((ids if sources is None else sources[view])[masks].tolist())
         if not self._negatives:
-            donors[:, views] = -1
-        return donors, set(ids[masked].tolist())
+            donors[:, len(views)] = -1
+        return donors, masked
 
-    def _other_classes_first(self, epoch: int, ids: np.ndarray, donors: np.ndarray) -> np.ndarray:
-        """Move donors of the sample's own class, or of none, behind the others."""
-        own = np.array([self._source.target(i) for i in ids.tolist()])
-        candidates = self.resolve(epoch, donors.reshape(-1)).tolist()
-        classes = np.array([self._source.target(i) for i in candidates]).reshape(donors.shape)
-        unwanted = (classes == own[:, None]) | (classes < 0) | (own[:, None] < 0)
-        return np.take_along_axis(donors, np.argsort(unwanted, axis=1, kind="stable"), axis=1)
+    def _preferred_first(
+        self, epoch: int, ids: np.ndarray, sources: np.ndarray | None, found: np.ndarray
+    ) -> np.ndarray:
+        """Move candidates (P, K) behind the others if a view shows their image, or by class if the recipe says so.
+
+        With `other_class` those of the sample's own class, or of none, are unwanted.
+        """
+        if sources is None and not self._other_class:
+            return found
+        candidates = self.resolve(epoch, found.reshape(-1))
+        unwanted = np.zeros(found.shape, bool)
+        if self._other_class:
+            own, classes = self._source.targets_of(ids), self._source.targets_of(candidates).reshape(found.shape)
+            unwanted |= (classes == own[:, None]) | (classes < 0) | (own[:, None] < 0)
+        order = 1 * unwanted
+        if sources is not None:
+            order += 2 * (candidates.reshape(found.shape)[:, :, None] == sources.T[:, None, :]).any(axis=2)
+        return np.take_along_axis(found, np.argsort(order, axis=1, kind="stable"), axis=1)
 
     def collect(self) -> Assembled:
         """Wait for the oldest batch in flight and plan it; its images stay valid until the next `collect`."""
         request = self._pending.popleft()
         began = time.perf_counter()
-        decoded = self._decoder.collect()
+        decoded = request.decoded or self._decoder.collect()
         self.seconds["decode (waiting)"] += time.perf_counter() - began
         began = time.perf_counter()
-        assembled = self._plan(request, *self._repair(request, decoded))
+        assembled = self._plan(*self._repair(request, decoded))
         self.seconds["plan"] += time.perf_counter() - began
         return assembled
 
     def discard(self) -> None:
         """Forget the batches in flight."""
         while self._pending:
-            self._pending.popleft()
-            self._decoder.collect()
+            if self._pending.popleft().decoded is None:
+                self._decoder.collect()
 
-    def _repair(self, request: _Request, decoded: Decoded) -> tuple[Decoded, dict[int, int]]:
-        """Replace what could not be decoded; return the images and the row of each sample id."""
-        rows = {}
-        parts, first, ids = [decoded], 0, request.ids
+    def _repair(self, request: _Request, decoded: Decoded) -> tuple[_Request, Decoded, dict[int, int], dict[int, int]]:
+        """Replace what could not be decoded; return what is needed now, the images, and the rows of samples and textures."""
+        rows: dict[int, int] = {}
+        textures: dict[int, int] = {}
+        parts, first, ids, textured, have_masks = [decoded], 0, request.ids, request.textured, set(request.masked)
         while True:
-            part = parts[-1]
+            part, complete = parts[-1], True
             for row, sample in enumerate(ids):
                 if part.valid[row]:
                     rows[sample] = first + row
                 else:
+                    complete = False
                     self._quarantine.add(sample, part.reasons[row] or "could not be decoded")
-            first += len(ids)
-            wanted = np.concatenate([request.positions, np.unique(request.donors[request.donors >= 0])])
-            ids = [i for i in dict.fromkeys(self.resolve(request.epoch, wanted).tolist()) if i not in rows]
+            textures.update({sample: first + len(ids) + k for k, sample in enumerate(textured)})
+            if complete:
+                break
+            first += len(part.valid)
+            request = self._request(request.epoch, request.asked)
+            if self._mask_source is None:
+                have_masks.update(request.masked)
+            ids = [i for i in request.ids if i not in rows or (i in request.masked and i not in have_masks)]
             if not ids:
-                if len(parts) > 1:
-                    decoded = join_decoded(parts, self._mask_source is not None, decoded.images.cuda)
-                return decoded, rows
-            masks = None if self._mask_source is None else [self._mask_source.mask(i) for i in ids]
-            parts.append(self._decoder.decode([self._source.image(i) for i in ids], masks))
+                break
+            have_masks.update(request.masked.intersection(ids))
+            images, masks, textured = self._read(request, ids)
+            parts.append(self._decoder.decode(images, masks))
+        if len(parts) > 1:
+            decoded = join_decoded(parts, self._mask_source is not None, decoded.images.cuda)
+        return request, decoded, rows, textures
 
-    def _plan(self, request: _Request, decoded: Decoded, rows: dict[int, int]) -> Assembled:
-        recipe, epoch = self._recipe, request.epoch
-        samples = self.resolve(epoch, request.positions)
+    def _source_rows(self, image: np.ndarray, sources: np.ndarray, rows: dict[int, int]) -> np.ndarray:
+        """Return the rows (V, B) of the images that the views show."""
+        found = np.tile(image, (len(sources), 1))
+        for view, of in enumerate(self._recipe.views):
+            if of.pair is not None:
+                found[view] = [rows[i] for i in sources[view].tolist()]
+        return found
+
+    def _boxes(self, decoded: Decoded, rows: dict[int, int]) -> np.ndarray:
+        """Return the object's box (decoded, 4) [px] in each image, from its document or mask; zeros where none is known."""
+        sizes = decoded.images.sizes
+        boxes = np.zeros((len(sizes), 4)) if decoded.mask_box is None else decoded.mask_box * sizes[:, [1, 0, 1, 0]]
+        if self._source.has("json"):
+            named = [(row, object_box(self._source.component(sample, "json"))) for sample, row in rows.items()]
+            known = np.array([row for row, box in named if box is not None], np.int64)
+            found = clip_boxes(np.array([box for _, box in named if box is not None]).reshape(-1, 4), sizes[known])
+            boxes[known[found[:, 2] > 0]] = found[found[:, 2] > 0]
+        return boxes
+
+    def _plan(self, request: _Request, decoded: Decoded, rows: dict[int, int], textures: dict[int, int]) -> Assembled:
+        recipe, epoch, samples, sources = self._recipe, request.epoch, request.samples, request.sources
         image = np.array([rows[i] for i in samples.tolist()], np.int32)
         sizes = decoded.images.sizes
         slots = Slots(
-            image, np.full((len(recipe.views) + 1, len(samples)), -1, np.int32), decoded.mask_valid, decoded.mask_area
-        )
+            image, np.full((len(recipe.views) + 1, len(samples)), -1, np.int32), decoded.mask_valid, decoded.mask_area,
+            None if sources is None else self._source_rows(image, sources, rows),
+        )  # fmt: skip
+        if recipe.anchors:
+            slots = replace(slots, box=self._boxes(decoded, rows))
         plans = []
         for view in range(len(recipe.views) + int(self._negatives)):
             wanted = request.donors[:, view] >= 0
@@ -281,10 +311,30 @@ class Assembler:
                 donors[wanted] = self.resolve(epoch, request.donors[wanted, view])
                 slots.donor[view, wanted] = [rows[i] for i in donors[wanted].tolist()]
                 donor_sizes[wanted] = sizes[slots.donor[view, wanted]]
+            shown = view if view < len(recipe.views) else 0
             plans.append(
                 draw_plan(
-                    recipe, view, seed=self._order.seed, epoch=epoch, samples=samples, sizes=sizes[image], donors=donors,
-                    donor_sizes=donor_sizes,
+                    recipe, view, seed=self._order.seed, epoch=epoch, samples=samples, sizes=sizes[slots.of_view(shown)],
+                    donors=donors, donor_sizes=donor_sizes, sources=None if sources is None else sources[shown],
                 )
             )  # fmt: skip
-        return Assembled(samples, decoded.images, decoded.masks, plans, slots)
+        if request.companions is not None:
+            request.companions.note(plans, samples)
+        if self._textures is not None:
+            slots = self._plan_textures(request, decoded, textures, plans[0], slots)
+        return Assembled(samples, decoded.images, decoded.masks, plans, slots, request.companions)
+
+    def _plan_textures(
+        self, request: _Request, decoded: Decoded, textures: dict[int, int], rows: np.ndarray, slots: Slots
+    ) -> Slots:
+        """Note in the query's plan where its texture comes from, and its crop: by the query's draws, of the texture's size."""
+        samples = request.samples
+        asked = np.array([textures.get(i, -1) for i in samples.tolist()], np.int32)
+        there = (asked >= 0) & decoded.valid[asked]
+        rows["texture"] = np.where(there, 1, 2)
+        sizes = decoded.images.sizes[asked[there]]
+        drawn = draw_plan(
+            self._recipe, 0, seed=self._order.seed, epoch=request.epoch, samples=samples[there], sizes=sizes
+        )
+        rows["texture_crop"][there] = drawn["crop"]
+        return replace(slots, texture=np.where(there, asked, -1).astype(np.int32))

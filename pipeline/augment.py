@@ -1,7 +1,9 @@
 """From decoded images, masks and plans to views: the recipe of the papers, one kernel after the other.
 
-    geometry of image, mask and donor, composite (one kernel) -> colour jitter and grayscale -> blur -> patches
+    geometry of image, mask and donor, composite (one kernel) -> colour jitter and grayscale -> blur -> turns -> patches
     -> solarize and normalise (one kernel)
+
+What needs several samples' views at once (styles, mixing, corruption) is a second pass over the batch: `extras`.
 
 On the CPU a batch is cut into chunks of samples that stay in cache, worked by a few threads; the kernels release the GIL. On
 a GPU each kernel is launched once per view for the whole batch, on CuPy's current stream.
@@ -21,14 +23,17 @@ from figureground.kernels.blur import gaussian_blur
 from figureground.kernels.color import jitter_color, solarize
 from figureground.kernels.fourier import randomize_phase
 from figureground.kernels.ground import inpaint_figures
+from figureground.kernels.ground_strips import tile_ground
 from figureground.kernels.normalize import normalize_views
 from figureground.kernels.patches import shuffle_patches
 from figureground.kernels.resample import DONOR, KEEP, full_rows, render_views
 from figureground.kernels.tiles import tile_patches
+from figureground.kernels.turns import turn_views
 
+from .extras import Extras
 from .methods import resolve_method
 from .recipe import Recipe, StagePoint
-from .tables import Slots, color_arguments, negative_rows, render_donors, render_rows, without_masks
+from .tables import Slots, color_arguments, negative_rows, render_donors, render_rows, texture_rows, without_masks
 
 SALIENCY_PX = 112
 """Side of the square on which masks are estimated, and of sidecar masks."""
@@ -112,7 +117,13 @@ class Augmenter:
             raise errors[0]
 
     def augment(
-        self, images: Ragged, masks: Ragged | None, plans: list[np.ndarray], slots: Slots, empty: Callable[..., Any]
+        self,
+        images: Ragged,
+        masks: Ragged | None,
+        plans: list[np.ndarray],
+        slots: Slots,
+        empty: Callable[..., Any],
+        extras: Extras | None = None,
     ) -> tuple[list[Any], list[Any] | None, Any]:
         """Make all views of a batch.
 
@@ -126,7 +137,9 @@ class Augmenter:
             One for each view, and one more for the swap negative if the recipe swaps. Settled by `settle_backgrounds`.
         slots : Slots
         empty : callable (shape, kind) -> array
-            Makes output arrays on the images' device; kind is "view" or "mask" (uint8).
+            Makes output arrays on the images' device; kind is "view", "mask" (uint8), "flag" (bool) or "source" (int8).
+        extras : Extras, optional
+            Gets what the recipe's techniques make beside the views.
 
         Returns
         -------
@@ -142,10 +155,31 @@ class Augmenter:
         extra = self._swaps + (recipe.negatives.count if self._patches and recipe.negatives else 0)
         negatives = empty((count, extra, *self._shape(count, sizes[0])[1:]), "view") if extra else None
         tables = [
-            render_rows(rows, slots.image, slots.donor[v], slots.mask_valid)
+            render_rows(rows, slots.of_view(v), slots.donor[v], slots.mask_valid)
             for v, rows in enumerate(plans[: len(sizes)])
         ]
         fill = negative_rows(plans[-1], slots.donor[-1]) if self._swaps else None
+        textures = None
+        if self._patches and slots.texture is not None:
+            textures = texture_rows(plans[0], plans[0]["texture_crop"], slots)
+        if extras is not None:
+            extras.begin(empty, masks=masks is not None, others=int(self._swaps) + int(textures is not None))
+
+        def finish(v: int, part: slice, view: Any, mask: Any, others: list[Any]) -> None:
+            rows = plans[v][part]
+            if v == 0 and textures is not None:
+                others = [*others[:-1], self._fill_in(others[-1], view, rows)]
+            elif v == 0 and self._patches:
+                others = [*others, *self._diminished(view, rows)]
+            view = self._shuffle_patches(v, view, rows, mask)
+            if extras is not None and extras.copied(v):
+                view = self._settle(view, rows)
+                extras.keep_final(v, part, view)
+                self._write(view, rows, views[v][part])
+            else:
+                self._normalize(view, rows, views[v][part])
+            if v == 0 and negatives is not None:
+                self._normalize_negatives(others, rows, negatives[part])
 
         def work(part: slice) -> None:
             for v, rows in enumerate(plans[: len(sizes)]):
@@ -157,43 +191,49 @@ class Augmenter:
                 if not (self._masks or (query and self._swaps) or self._by_region[v]):
                     table["mask"][table["mode"] == KEEP] = -1  # nobody looks at these masks
                 geometry, mask = self._place(v, images, masks if needs else None, table, slots.mask_valid)
+                turned = self._turn_mask(mask, rows[part])
                 if view_masks is not None:
-                    view_masks[v][part] = 0 if mask is None else mask
+                    view_masks[v][part] = 0 if turned is None else turned
                 others = []
                 if query and fill is not None:
-                    hard, _ = render_views(images, fill[part], shape)
+                    hard, _ = render_views(images, fill[part], shape, interpolation=recipe.views[0].crop.interpolation)
                     if mask is not None:
                         # Without a mask there is no background to share: the negative is the other image alone.
                         shared = mask.copy()
-                        shared[array_module(mask).asarray(~slots.mask_valid[slots.image[part]])] = 255
+                        shared[array_module(mask).asarray(~slots.mask_valid[slots.of_view(0)[part]])] = 255
                         hard = composite_views(hard, geometry, shared)
                     others.append(self._color(hard, rows[part]))
+                if query and textures is not None:
+                    others.append(self._color(render_views(images, textures[part], shape)[0], rows[part]))
                 view = self._color(geometry, rows[part])
-                if query and self._patches:
-                    others += self._diminished(view, rows[part])
-                self._normalize(self._shuffle_patches(v, view, rows[part], mask), rows[part], views[v][part])
-                if query and negatives is not None:
-                    self._normalize_negatives(others, rows[part], negatives[part])
+                if extras is None or not extras.keep(v, part, view, turned, others):
+                    finish(v, part, view, turned, others)
 
-        if images.cuda:
-            work(slice(0, count))
-        else:
-            self.map_chunks(count, work)
+        each = _all_at_once if images.cuda else self.map_chunks
+        each(count, work)
+        if extras is not None:
+            extras.restyle(each, finish)
+            extras.make_copies(each, plans, self._write, empty, self._shape)
         return views, view_masks, negatives
 
     def _place(
         self, view: int, images: Ragged, masks: Ragged | None, table: np.ndarray, mask_valid: np.ndarray
     ) -> tuple[Any, Any]:
         """Cut the views of some samples out of their images and put them on their grounds."""
-        background, size = self._recipe.views[view].background, self._recipe.views[view].crop.size
+        background, crop = self._recipe.views[view].background, self._recipe.views[view].crop
+        how: dict[str, Any] = {"size": (crop.size, crop.size), "masks": masks, "interpolation": crop.interpolation}
         chosen = np.flatnonzero(table["mode"] == DONOR)
         if masks is None or background is None or background.source == "whole" or not len(chosen):
-            return render_views(images, table, (size, size), masks=masks)
+            return render_views(images, table, **how)
         donors = render_donors(table[chosen], mask_valid)
         table = table.copy()
         table["mode"][chosen], table["donor"][chosen] = KEEP, -1
-        views, view_masks = render_views(images, table, (size, size), masks=masks)
-        grounds = inpaint_figures(*render_views(images, donors, (size, size), masks=masks))
+        views, view_masks = render_views(images, table, **how)
+        grounds, figures = render_views(images, donors, **how)
+        if background.source == "strip":
+            tile_ground(grounds, figures, out=grounds)
+        else:
+            inpaint_figures(grounds, figures, out=grounds)
         where = array_module(views).asarray(chosen)
         views[where] = composite_views(views[where], grounds, view_masks[where])
         return views, view_masks
@@ -214,13 +254,21 @@ class Augmenter:
         return views
 
     def _color(self, views: Any, rows: np.ndarray) -> Any:
-        """Run jitter, grayscale and blur, in place; solarize is left to the normalisation."""
+        """Run jitter, grayscale, blur and turns, in place; solarize is left to the normalisation."""
         views = self._run_stages("composite", views, rows)
         if rows["jitter"].any() or rows["grayscale"].any():
             jitter_color(views, **color_arguments(rows), out=views)
         if rows["blur"].any():
             gaussian_blur(views, np.where(rows["blur"] == 1, rows["blur_sigma"], 0).astype(np.float32), out=views)
+        if rows["rotation"].any() or rows["channel_order"].any():
+            turn_views(views, rotation=rows["rotation"], channel_order=rows["channel_order"], out=views)
         return views
+
+    def _turn_mask(self, masks: Any, rows: np.ndarray) -> Any:
+        """Return the masks of views as `_color` turns these; the masks themselves are left alone."""
+        if masks is None or not rows["rotation"].any():
+            return masks
+        return turn_views(masks[:, None], rotation=rows["rotation"])[:, 0]
 
     def _shuffle_patches(self, view: int, views: Any, rows: np.ndarray, masks: Any) -> Any:
         shuffle = self._recipe.views[view].patch_shuffle
@@ -233,6 +281,14 @@ class Augmenter:
             apply=apply, out=views,
         )  # fmt: skip
         return shuffled
+
+    def _fill_in(self, textures: Any, queries: Any, rows: np.ndarray) -> Any:
+        """Put textures by random phase in the places of those that there is no file of."""
+        missing = np.flatnonzero(rows["texture"] != 1)
+        if len(missing):
+            where = array_module(textures).asarray(missing)
+            textures[where] = randomize_phase(queries[where], seeds=rows["seed"][missing] + _SEED_STEP)
+        return textures
 
     def _diminished(self, queries: Any, rows: np.ndarray) -> list[Any]:
         """Make the recipe's negatives of the coloured query; solarize and normalisation act on pixels and commute with it."""
@@ -254,14 +310,31 @@ class Augmenter:
         )
         self._normalize(stacked, np.repeat(rows, count), out.reshape(len(rows) * count, *out.shape[2:]))
 
+    def _settle(self, views: Any, rows: np.ndarray) -> Any:
+        """Solarize, in place, and run the stages after it."""
+        return self._run_stages("color", solarize(views, _thresholds(rows), out=views), rows)
+
     def _normalize(self, views: Any, rows: np.ndarray, out: Any) -> None:
-        thresholds = np.where(rows["solarize"] == 1, rows["solarize_threshold"], 256).astype(np.int32)
+        if any(stage.after == "color" for stage in self._recipe.stages):
+            self._write(self._settle(views, rows), rows, out)
+        else:
+            self._write(views, rows, out, _thresholds(rows))
+
+    def _write(self, views: Any, rows: np.ndarray, out: Any, thresholds: np.ndarray | None = None) -> None:
+        """Normalise, and solarize where thresholds are given."""
         recipe, last = self._recipe, self._channels_last
-        if any(stage.after == "color" for stage in recipe.stages):
-            views = self._run_stages("color", solarize(views, thresholds, out=views), rows)
+        if thresholds is None:
             thresholds = np.full(len(rows), 256, np.int32)
         normalize_views(
             views, recipe.mean, recipe.std, dtype=self._dtype, channels_last=last, solarize=thresholds, out=out
         )  # fmt: skip
         if any(stage.after == "normalize" for stage in recipe.stages):
             out[...] = self._run_stages("normalize", out, rows)
+
+
+def _thresholds(rows: np.ndarray) -> np.ndarray:
+    return np.where(rows["solarize"] == 1, rows["solarize_threshold"], 256).astype(np.int32)
+
+
+def _all_at_once(count: int, work: Callable[[slice], None]) -> None:
+    work(slice(0, count))

@@ -1,4 +1,4 @@
-"""The `figureground` command: pack | index | check | masks | train-saliency | bgsets | show | run.
+"""The `figureground` command: pack | index | check | masks | textures | train-saliency | bgsets | show | run.
 
     figureground pack photographs/ shards/ --jobs 2
     figureground masks "shards/*.tar" --device cpu
@@ -29,6 +29,11 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--p", type=float, default=0.2, help="its probability per view (default: 0.2)")
     parser.add_argument("--fill", choices=("constant", "grey", "mean", "noise"), default="grey", help="of 'remove'")
+    parser.add_argument("--pairs", choices=("clip", "class"), help="the second view shows another image of it")
+    parser.add_argument(
+        "--gap", type=int, nargs=2, metavar=("LOW", "HIGH"), help="of --pairs clip [frames] (default: any)"
+    )
+    parser.add_argument("--object-crops", action="store_true", help="crops follow the object's box")
     parser.add_argument("--size", type=int, help="side of the largest view [px] (default: the recipe's)")
 
 
@@ -39,6 +44,10 @@ def chosen_recipe(args: argparse.Namespace) -> Recipe:
         recipe = recipe.with_size(args.size)
     if args.background:
         recipe = recipe.with_background(args.background, p=args.p, fill=args.fill)
+    if args.pairs or args.gap:
+        recipe = recipe.with_pairs(args.pairs or "clip", gap=tuple(args.gap) if args.gap else None)
+    if args.object_crops:
+        recipe = recipe.with_object_crops()
     return recipe
 
 
@@ -75,6 +84,18 @@ def _run_masks(args: argparse.Namespace) -> int:
     from .masks_cli import run_masks
 
     return run_masks(args)
+
+
+def _add_textures(parser: argparse.ArgumentParser) -> None:
+    from .textures_job import add_textures
+
+    add_textures(parser)
+
+
+def _run_textures(args: argparse.Namespace) -> int:
+    from .textures_job import run_textures
+
+    return run_textures(args)
 
 
 def _add_train_saliency(parser: argparse.ArgumentParser) -> None:
@@ -139,10 +160,11 @@ def _run_show(args: argparse.Namespace) -> int:
 
 
 _VERBS: dict[str, tuple[str, Any, Any]] = {
-    "pack": ("pack a folder of images into shards", shards_cli.add_pack, shards_cli.run_pack),
+    "pack": ("pack a folder of images and videos into shards", shards_cli.add_pack, shards_cli.run_pack),
     "index": ("write the indexes of shards", shards_cli.add_index, shards_cli.run_index),
     "check": ("look for problems in shards", _add_check, _run_check),
     "masks": ("make masks of all images", _add_masks, _run_masks),
+    "textures": ("make a texture of each image", _add_textures, _run_textures),
     "train-saliency": ("train a saliency network without labels", _add_train_saliency, _run_train_saliency),
     "bgsets": ("write background-challenge sets", _add_bgsets, _run_bgsets),
     "show": ("look at views or masks", _add_show, _run_show),

@@ -13,9 +13,13 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 BackgroundMode = Literal["remove", "random", "swap"]
 Fill = Literal["constant", "grey", "mean", "noise"]
-Source = Literal["whole", "inpainted"]
+Source = Literal["whole", "inpainted", "strip"]
+Donors = Literal["block", "past", "store"]
 Region = Literal["all", "figure", "ground"]
-NegativeKind = Literal["patch", "texture"]
+NegativeKind = Literal["patch", "texture", "texture-file"]
+PairKind = Literal["clip", "class", "group"]
+Anchor = Literal["image", "object"]
+Interpolation = Literal["bilinear", "bicubic"]
 
 
 def _probability(owner: str, **values: float) -> None:
@@ -42,14 +46,38 @@ class Crop:
     """Range of the crop's width / height; drawn uniformly in its logarithm."""
     resize: int = 0
     """0: random crop. Else: the shorter side is resized to this many px and the centre `size` px are cut out."""
+    figure: tuple[float, float] | None = None
+    """Range of the share of the figure (of the mask's mass) that lies inside the crop; None: any. See `figure_crops`."""
+    tries: int = 10
+    """With `figure`: random crops that are drawn, 1..100; the first in the range is taken, else the nearest to it."""
+    anchor: Anchor = "image"
+    """"object": a random crop's centre lies in the box of the object; see `figureground.pipeline.anchors`."""
+    interpolation: Interpolation = "bilinear"
+    """Pillow's filter of that name, antialiased, for the image and its background donor; masks are always bilinear."""
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"Crop: size must be at least 1 px, got {self.size}")
         if self.resize and self.resize < self.size:
             raise ValueError(f"Crop: resize must be 0 or at least size = {self.size} px, got {self.resize}")
+        if self.anchor not in ("image", "object") or (self.resize and self.anchor == "object"):
+            raise ValueError(f"Crop: anchor must be 'image', or 'object' with resize 0, got {self.anchor!r}")
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise ValueError(f"Crop: interpolation must be 'bilinear' or 'bicubic', got {self.interpolation!r}")
         _range("Crop", "scale", self.scale, 1e-6, 1.0)
         _range("Crop", "ratio", self.ratio, 1e-3, 1e3)
+        if self.figure is not None:
+            _range("Crop", "figure", self.figure, 0.0, 1.0)
+            if self.resize:
+                raise ValueError(
+                    f"Crop: figure must be None for a centre crop (resize = {self.resize}), got {self.figure}"
+                )
+            if self.anchor == "object":
+                raise ValueError(
+                    f"Crop: figure must be None for anchor='object', which moves the crop, got {self.figure}"
+                )
+        if not 1 <= self.tries <= 100:
+            raise ValueError(f"Crop: tries must be 1..100, got {self.tries}")
 
 
 @dataclass(frozen=True)
@@ -111,11 +139,17 @@ class Background:
     max_area: float = 0.95
     """A mask whose mean is above this share leaves the image alone: there is no background."""
     source: Source = "whole"
-    """What of the other image becomes the ground: all of it, or its "inpainted" background, whose figure is filled from around it
-    (as in the paper's BG_Random); needs the donor's mask, without which the whole image is taken."""
+    """What of the other image becomes the ground: all of it; its "inpainted" background, whose figure is filled from around it
+    (as in the paper's BG_Random); or its background with the largest "strip" beside the figure's box tiled over that box (Mo et
+    al. 2021). The last two need the donor's mask, without which, or without any strip, the whole image is taken."""
     other_class: bool = False
-    """Take donors of another class where labels are known and the sample's block of the order has one (as Whac-A-Mole's BG Aug
-    does with ImageNet's labels); else any donor."""
+    """Take donors of another class where labels are known and one of the candidates (the sample's block of the order; of "past" and
+    "store" seven that are drawn) is of one (as Whac-A-Mole's BG Aug does with ImageNet's labels); else any donor."""
+    donors: Donors = "block"
+    """Where other images come from: the sample's "block" of eight in the epoch's order, which costs no further decoding; the `past`
+    positions before it; or anywhere in the "store". The last two decode one more image a view that is drawn; see `donors`."""
+    past: int = 256
+    """For donors="past": how many positions back, at least 1."""
 
     def __post_init__(self) -> None:
         _probability("Background", p=self.p, min_area=self.min_area, max_area=self.max_area)
@@ -123,8 +157,12 @@ class Background:
             raise ValueError(f"Background: mode must be 'remove', 'random' or 'swap', got {self.mode!r}")
         if self.fill not in ("constant", "grey", "mean", "noise"):
             raise ValueError(f"Background: fill must be 'constant', 'grey', 'mean' or 'noise', got {self.fill!r}")
-        if self.source not in ("whole", "inpainted"):
-            raise ValueError(f"Background: source must be 'whole' or 'inpainted', got {self.source!r}")
+        if self.source not in ("whole", "inpainted", "strip"):
+            raise ValueError(f"Background: source must be 'whole', 'inpainted' or 'strip', got {self.source!r}")
+        if self.donors not in ("block", "past", "store"):
+            raise ValueError(f"Background: donors must be 'block', 'past' or 'store', got {self.donors!r}")
+        if self.past < 1:
+            raise ValueError(f"Background: past must be at least 1 position, got {self.past}")
         if len(self.color) != 3 or not all(0 <= c <= 255 for c in self.color):
             raise ValueError(f"Background: color must be three values in 0..255, got {self.color}")
         if self.min_area >= self.max_area:
@@ -159,7 +197,9 @@ class Negatives:
 
     kind: NegativeKind = "patch"
     """"patch": square patches of the query, drawn with replacement, tiled; "texture": the query's own spectrum with random
-    phase (Galerne, Gousseau and Morel 2011), in place of the paper's offline texture synthesis."""
+    phase (Galerne, Gousseau and Morel 2011), in place of the paper's offline texture synthesis; "texture-file": the paper's, from
+    the sidecars of `figureground textures`, with the same random numbers as the query (its crop, drawn for the texture's size, its
+    flip, colours and blur). A sample whose texture is missing gets one by random phase; `params` say so (`texture`)."""
     count: int = 1
     """Negatives per query."""
     side: tuple[int, int] = (16, 72)
@@ -167,17 +207,67 @@ class Negatives:
     places; the experiments' is the default. Ends above the view are cut to it."""
 
     def __post_init__(self) -> None:
-        if self.kind not in ("patch", "texture"):
-            raise ValueError(f"Negatives: kind must be 'patch' or 'texture', got {self.kind!r}")
+        if self.kind not in ("patch", "texture", "texture-file"):
+            raise ValueError(f"Negatives: kind must be 'patch', 'texture' or 'texture-file', got {self.kind!r}")
         if self.count < 1:
             raise ValueError(f"Negatives: count must be at least 1, got {self.count}")
+        if self.kind == "texture-file" and self.count != 1:
+            raise ValueError(
+                f"Negatives: count must be 1 for kind 'texture-file', one texture a sample, got {self.count}"
+            )
         if not 1 <= self.side[0] <= self.side[1]:
             raise ValueError(f"Negatives: side must be (low, high) with 1 <= low <= high [px], got {self.side}")
 
 
 @dataclass(frozen=True)
+class LabelAugmentation:
+    """One transformation of a view that its label is joined with (Lee, Hwang and Shin 2020, "Self-supervised label augmentation
+    via input transformations"), drawn uniformly; `label_targets.joint_targets` makes the labels."""
+
+    rotation: bool = True
+    """0, 1, 2 or 3 quarter turns to the left, of the view and its mask."""
+    colors: bool = True
+    """One of the six orders of the colour channels."""
+
+    def __post_init__(self) -> None:
+        if not (self.rotation or self.colors):
+            raise ValueError("LabelAugmentation: rotation or colors must be True, got False for both")
+
+    @property
+    def transforms(self) -> int:
+        """How many there are: 4, 6 or 24."""
+        return (4 if self.rotation else 1) * (6 if self.colors else 1)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Another sample whose image a view shows, in place of the sample's own."""
+
+    kind: PairKind
+    """"clip": a frame of the same clip (samples whose keys have the same folder, `clip/frame`); "class": an image of the same
+    target (all targets are read when the loader is made); "group": of the same group, as the loader's `groups` says."""
+    gap: tuple[int, int] | None = None
+    """For "clip": range of the distance in time, before or after, counted in stored frames, both ends included; every frame
+    there is as likely. None: any other frame. 0 is the sample's own."""
+    p: float = 1.0
+    """Probability; otherwise, and where there is no such sample, the view shows the sample's own image."""
+
+    def __post_init__(self) -> None:
+        _probability("Pair", p=self.p)
+        if self.kind not in ("clip", "class", "group"):
+            raise ValueError(f"Pair: kind must be 'clip', 'class' or 'group', got {self.kind!r}")
+        if self.gap is not None and self.kind != "clip":
+            raise ValueError(f"Pair: gap must be None for kind {self.kind!r}, got {self.gap}; only clips have an order")
+        if self.gap is not None and (not 0 <= self.gap[0] <= self.gap[1] or self.gap[1] < 1):
+            raise ValueError(
+                f"Pair: gap must be (low, high) frames with 0 <= low <= high, high at least 1, got {self.gap}"
+            )
+
+
+@dataclass(frozen=True)
 class View:
-    """One view: crop, flip, background, then colour jitter, grayscale, blur, patch shuffle, solarize, in this order."""
+    """One view: crop, flip, background, then colour jitter, grayscale, blur, label augmentation, patch shuffle, solarize, in this
+    order."""
 
     crop: Crop = field(default_factory=Crop)
     flip_p: float = 0.5
@@ -192,6 +282,8 @@ class View:
     """Values at or above it are inverted, 0..255."""
     background: Background | None = None
     patch_shuffle: PatchShuffle | None = None
+    label_augmentation: LabelAugmentation | None = None
+    pair: Pair | None = None
 
     def __post_init__(self) -> None:
         _probability("View", flip_p=self.flip_p, grayscale_p=self.grayscale_p, solarize_p=self.solarize_p)

@@ -21,9 +21,12 @@ import torch
 
 from figureground.shards import Store
 
+from .anchors import anchor_crops
 from .assemble import Assembled, Assembler
 from .augment import Augmenter
 from .device import Device
+from .extras import Extras, hide_tokens
+from .figure_crops import settle_crops
 from .masking import Masker
 from .recipe import Recipe
 from .tables import settle_backgrounds
@@ -36,6 +39,7 @@ ARRAY_DTYPES: dict[torch.dtype, Any] = {
     torch.bfloat16: "bfloat16",
 }
 """Kernels' names of the loader's dtypes."""
+_KINDS = {"mask": torch.uint8, "flag": torch.bool, "source": torch.int8}
 _POLL_S = 0.1
 _WARN_BATCHES, _WARN_SHARE = 20, 0.1
 
@@ -81,28 +85,54 @@ class Engine:
             masks, slots = self._masker.complete(assembled, self._augmenter)
         self.seconds["saliency"] += time.perf_counter() - began
         began = time.perf_counter()
+        settle_crops(self._recipe, assembled.plans, masks, slots, self._augmenter.map_chunks)
+        if self._recipe.anchors:
+            anchor_crops(self._recipe, assembled.plans, slots, self.assembler.seed)
         settle_backgrounds(self._recipe, assembled.plans, slots)
+        companions, count = assembled.companions, assembled.count
+        extras = None if companions is None else Extras(self._recipe, companions)
         with self.device.span("augment"):
             views, view_masks, negatives = self._augmenter.augment(
-                assembled.images, masks, assembled.plans, slots, self._empty
+                assembled.images, masks, assembled.plans, slots, self._empty, extras
             )
-        device, samples = self.device, assembled.samples
+        device, samples = self.device, assembled.samples[:count]
         batch = {
-            "views": [self._tensor(view) for view in views],
-            "masks": None if view_masks is None else [device.tensor(m).float().div_(255.0) for m in view_masks],
-            "mask_valid": device.upload(slots.mask_valid[slots.image]),
-            "target": device.upload(np.array([self._store.target(i) for i in samples.tolist()], np.int64)),
+            "views": [self._tensor(view[:count]) for view in views],
+            "masks": None if view_masks is None else [device.tensor(m[:count]).float().div_(255.0) for m in view_masks],
+            "mask_valid": device.upload(slots.masked[:count]),
+            "target": device.upload(self._store.targets_of(samples)),
             "index": device.upload(samples),
-            "key": [self._store.key(i) for i in samples.tolist()],
-            "params": assembled.plans[: len(self._recipe.views)],
-            "negatives": None if negatives is None else self._tensor(negatives),
+            "key": self._store.keys(samples),
+            "params": [rows[:count] for rows in assembled.plans[: len(self._recipe.views)]],
+            "negatives": None if negatives is None else self._tensor(negatives[:count]),
+            **self._beside(assembled, view_masks, extras),
         }
         device.finish()
         self.seconds["augment"] += time.perf_counter() - began
         return batch
 
+    def _beside(self, assembled: Assembled, view_masks: list[Any] | None, extras: Extras | None) -> dict[str, Any]:
+        """Return what the recipe's techniques add to a batch."""
+        recipe = self._recipe
+        beside: dict[str, Any] = {}
+        if recipe.token_masks is not None:
+            beside["token_masks"] = self._tensors(
+                hide_tokens(recipe, assembled.plans, view_masks, assembled.count, self._empty)
+            )
+        if extras is not None and recipe.corruption is not None:
+            beside["corrupted"] = [None if v is None else self._tensor(v) for v in extras.corrupted]
+            beside["corruption_mask"] = self._tensors(extras.corruption_masks)
+        if extras is not None and recipe.mixing is not None and assembled.companions is not None:
+            beside["mixed"] = [None if v is None else self._tensor(v) for v in extras.mixed]
+            beside["mixing_source"] = self._tensors(extras.mixing_sources)
+            beside["mixing_members"] = self.device.upload(assembled.companions.members(assembled.samples))
+        return beside
+
+    def _tensors(self, arrays: list[Any]) -> list[torch.Tensor | None]:
+        return [None if array is None else self.device.tensor(array) for array in arrays]
+
     def _empty(self, shape: tuple[int, ...], kind: str) -> Any:
-        return self.device.empty(shape, self._dtype if kind == "view" else torch.uint8)
+        return self.device.empty(shape, self._dtype if kind == "view" else _KINDS[kind])
 
     def _tensor(self, view: Any) -> torch.Tensor:
         tensor = self.device.tensor(view, self._dtype)
@@ -156,16 +186,19 @@ class Epoch:
         prefetch: int,
         note: Callable[[int, int, bool], None],
     ) -> None:
-        self._engine, self._form, self._note = engine, form, note
-        self._epoch, self._start = epoch, start
-        self._batches = engine.assembler.split.batches(start)
+        self._engine, self._form, self._note, self._prefetch = engine, form, note, prefetch
         self._taken, self._over = 0, False
         self._began, self._waited_s = 0.0, 0.0
-        self._queue: queue.Queue[Any] = queue.Queue(prefetch)
+        self._begin(epoch, start)
+
+    def _begin(self, epoch: int, start: int) -> None:
+        self._epoch, self._start = epoch, start
+        self._batches = self._engine.assembler.split.batches(start)
+        self._queue: queue.Queue[Any] = queue.Queue(self._prefetch)
         stop = threading.Event()
         thread = threading.Thread(
             target=_produce,
-            args=(engine, epoch, start, self._batches, self._queue, stop),
+            args=(self._engine, epoch, start, self._batches, self._queue, stop),
             name="figureground-loader",
             daemon=True,
         )
@@ -173,11 +206,26 @@ class Epoch:
         _LIVE[thread] = self._finalizer
         thread.start()
 
+    @property
+    def untouched(self) -> bool:
+        """True if no batch was handed out yet, and the pass is open."""
+        return not self._taken and not self._over
+
+    def restart(self, epoch: int, start: int) -> None:
+        """Make an untouched pass one over another epoch, or from another position."""
+        self._finalizer()
+        self._begin(epoch, start)
+
     def __iter__(self) -> Epoch:
         return self
 
     def __len__(self) -> int:
         return self._batches
+
+    @property
+    def is_open(self) -> bool:
+        """True until the end, or `close`."""
+        return not self._over
 
     def __next__(self) -> Any:
         if self._over:

@@ -17,7 +17,7 @@ Batch = dict[str, Any]
 
 
 def as_dict(batch: Batch) -> Batch:
-    """Everything: views, masks, mask_valid, target, index, key, params, negatives."""
+    """Everything: views, masks, mask_valid, target, index, key, params, negatives, and what the recipe's techniques add."""
     return batch
 
 

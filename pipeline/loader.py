@@ -14,43 +14,34 @@ import torch
 from figureground.shards import MaskStore, Store
 from figureground.shards.cache import ShardCache
 
-from .assemble import EXTRA_IMAGES, Assembler, Quarantine
+from .assemble import Assembler
 from .augment import Augmenter
+from .backgrounds import Backgrounds, JoinedMasks
+from .companions import extra_rows, lookahead
 from .decode import Decoder
 from .device import make_device
+from .donors import check_donors, most_images, reach_of
 from .engine import ARRAY_DTYPES, Engine, Epoch
+from .extras import check_loading, open_textures
+from .figure_crops import check_masks
 from .formats import FORMATS, WITH_MASKS, WITH_NEGATIVES
+from .lookalikes import Sampler, Sized
 from .masking import Masker, MaskMode
 from .order import Order, Split
+from .pairs import find_partners
+from .quarantine import Quarantine
 from .ranks import find_rank
 from .recipe import Recipe
+from .sample_groups import GroupSource, groups_fingerprint, read_groups
+from .stratified import stratify
 from .windows import Ahead, WindowOrder
 
 _STATE_VERSION = 1
-
-
-class _Sized:
-    """`loader.dataset`: what training scripts ask of it is its length."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-
-    def __len__(self) -> int:
-        return self._size
-
-
-class _Sampler:
-    """`loader.sampler`: training scripts call its `set_epoch`."""
-
-    def __init__(self, loader: Loader) -> None:
-        self._loader = weakref.proxy(loader)
-
-    def __len__(self) -> int:
-        return len(self._loader) * self._loader.batch_size
-
-    def set_epoch(self, epoch: int) -> None:
-        """Same as `Loader.set_epoch`."""
-        self._loader.set_epoch(epoch)
+_INPUTS = (
+    "backgrounds",
+    "groups",
+    "clusters",
+)  # entries of a state that are there if the loader was given the argument
 
 
 class Loader:
@@ -63,7 +54,8 @@ class Loader:
     recipe : Recipe
         See `figureground.pipeline.recipes`.
     batch_size : int
-        Samples per batch and rank. Multiples of 8 keep background donors inside the batch (see `Order.donors`).
+        Samples per batch and rank. Multiples of 8 keep background donors inside the batch (see `Order.donors`), and
+        multiples of a style's block its lender; with group mixing it must be a multiple of the group.
     device : str
         "cuda", "cuda:1", ... or "cpu". There is no fallback from one to the other.
     masks : {"auto", "sidecar", "kernel"} or None
@@ -71,6 +63,8 @@ class Loader:
         estimated on the device for each image; "auto": the sidecar where there is one, else the kernel; None: no masks.
     masks_dir : path, optional
         Folder of the sidecars, or its URL (with `cache`); by default they lie beside their shards.
+    textures_dir : path, optional
+        The same for the sidecars of textures (`figureground textures`), read if the recipe has "texture-file" negatives.
     method : str
         Saliency method of the kernel.
     seed : int
@@ -98,6 +92,14 @@ class Loader:
         Where shards given as URLs (s3://, gs://, https://, ...) are kept; needed for those, and shared by the ranks of a node.
     window : int
         Shards whose samples are shuffled together when shards are URLs; see `figureground.pipeline.windows`.
+    backgrounds : str, path or sequence of them, optional
+        Images of your own that become the grounds of views, instead of other samples: a folder of image files (any depth), or
+        shards. Background i has the sample id len(loader.dataset) + i in `params`. See `figureground.pipeline.backgrounds`.
+    groups : path, dict or array, optional
+        Group of each sample, for recipes with `with_pairs("group")`; see `figureground.pipeline.sample_groups`.
+    clusters : path, dict or array, optional
+        Cluster of each sample, in the same form: no batch (of all ranks together) holds two samples of a cluster. Resuming
+        needs the same global batch size. See `figureground.pipeline.stratified`.
 
     Raises
     ------
@@ -127,6 +129,7 @@ class Loader:
         device: str = "cuda",
         masks: MaskMode = "auto",
         masks_dir: str | Path | None = None,
+        textures_dir: str | Path | None = None,
         method: str = "fused",
         seed: int = 0,
         format: Literal["dict", "moco", "swav", "dino", "dinov2", "solo", "lightly", "lightly-train", "vissl"] = "dict",
@@ -143,6 +146,9 @@ class Loader:
         max_pixels: int = 2**27,
         cache: ShardCache | None = None,
         window: int = 8,
+        backgrounds: str | Path | Sequence[str | Path] | None = None,
+        groups: GroupSource | None = None,
+        clusters: GroupSource | None = None,
     ) -> None:
         if not isinstance(recipe, Recipe):
             raise TypeError(
@@ -156,6 +162,7 @@ class Loader:
             raise ValueError(f"Loader: prefetch must be at least 1, got {prefetch}")
         if threads is not None and threads < 1:
             raise ValueError(f"Loader: threads must be at least 1, got {threads}")
+        check_loading(recipe, format=format, masks=masks, batch_size=batch_size)
         rank, world_size = find_rank(rank, world_size)
         threads = threads or len(os.sched_getaffinity(0))
         self._recipe, self._format, self._prefetch = recipe, format, prefetch
@@ -167,23 +174,53 @@ class Loader:
             self._store.plan_windows(window)
             self._order = WindowOrder(self._store.starts, seed, shuffle, window=window)
         self._window = window if self._store.is_remote else 0
-        self._split = Split(samples, batch_size, rank, world_size, drop_last)
+        self._inputs: dict[str, str] = {}
+        if clusters is not None:
+            self._order, self._inputs["clusters"] = stratify(
+                self._store, clusters, seed, shuffle=shuffle, step=batch_size * world_size, world_size=world_size,
+                drop_last=drop_last,
+            )  # fmt: skip
+        self._split = Split(self._order.samples, batch_size, rank, world_size, drop_last)
+        self._backgrounds = None if backgrounds is None else Backgrounds(backgrounds, samples)
+        own = 0 if self._backgrounds is None else len(self._backgrounds)
+        check_donors(recipe, self._order, self._split.step, None if backgrounds is None else own)
+        check_masks(recipe, masks)
+        if self._backgrounds is not None:
+            self._inputs["backgrounds"] = self._backgrounds.fingerprint
         with_masks, with_negatives = format in WITH_MASKS, format in WITH_NEGATIVES
         wanted = recipe.uses_masks or (with_masks and masks is not None)
         sidecars = MaskStore(self._store, masks_dir, cache=cache) if wanted and masks in ("auto", "sidecar") else None
+        textures = None
+        if with_negatives and recipe.uses_textures:
+            textures = open_textures(self._store, textures_dir, cache)
         self._quarantine = Quarantine(
-            self._store, self._store.shards, budget=error_budget, samples=-(-samples // world_size), path=quarantine
-        )
+            self._store, self._store.shards, budget=error_budget, samples=-(-samples // world_size), path=quarantine,
+            backgrounds=self._backgrounds,
+        )  # fmt: skip
+        labels = None if groups is None else read_groups(groups, self._store, "groups")
+        partners = find_partners(recipe, self._store, labels, seed)
+        if labels is not None:
+            self._inputs["groups"] = groups_fingerprint(labels)
+        if recipe.anchors and masks is None and not self._store.has("json"):
+            raise ValueError(
+                "Loader: crops that follow objects need masks, or .json components with a box, got masks=None and no .json"
+            )
         decoder = Decoder(
-            batch_size + EXTRA_IMAGES, device=device, threads=threads, masks=sidecars is not None, max_pixels=max_pixels
-        )
+            most_images(recipe, batch_size, samples, own) + extra_rows(recipe) + (0 if textures is None else batch_size),
+            device=device, threads=threads, masks=sidecars is not None, max_pixels=max_pixels, boxes=recipe.anchors,
+        )  # fmt: skip
         self._engine = Engine(
             recipe,
             self._store,
             Assembler(
-                self._store, decoder, recipe, self._order, self._split, self._quarantine, masks=sidecars,
+                self._store, decoder, recipe, self._order, self._split, self._quarantine,
+                masks=None if sidecars is None else JoinedMasks(sidecars, self._backgrounds),
                 all_masks=with_masks, negatives=with_negatives,
-                ahead=Ahead(self._store, sidecars, self._order, self._split, window),
+                ahead=Ahead(
+                    self._store, (sidecars, textures), self._order, self._split, window,
+                    past=reach_of(recipe, samples, own), block=lookahead(recipe),
+                ),
+                backgrounds=self._backgrounds, partners=partners, textures=textures,
             ),
             Masker(recipe, masks if wanted else None, method=method, all_samples=with_masks),
             Augmenter(
@@ -197,9 +234,9 @@ class Loader:
         self._epoch, self._position = 0, 0
         self._resumes, self._asked_epoch = True, -1  # is (epoch, position) still to be iterated? set_epoch's value
         self._running: weakref.ref[Epoch] | None = None
-        self._finalizer = weakref.finalize(self, _close, self._engine, decoder, self._store)
+        self._finalizer = weakref.finalize(self, _close, self._engine, decoder, self._store, self._backgrounds)
         self.batch_size, self.drop_last, self.num_workers = batch_size, drop_last, 0
-        self.dataset, self.sampler = _Sized(samples), _Sampler(self)
+        self.dataset, self.sampler, self.batch_sampler = Sized(samples), Sampler(self), None
 
     def __len__(self) -> int:
         """Batches of a whole epoch on this rank: exact, constant, the same on all ranks."""
@@ -208,11 +245,23 @@ class Loader:
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration; without it, each iteration takes the next one.
 
-        Setting the epoch that `load_state_dict` restored keeps the position inside it.
+        Setting the epoch that `load_state_dict` restored keeps the position inside it. An iteration that is open and has not
+        handed out a batch yet is the next one (Lightning makes the iterator first and sets the epoch then).
         """
         if epoch < 0:
             raise ValueError(f"Loader: epoch must not be negative, got {epoch}")
         self._asked_epoch = epoch
+        running = self._running() if self._running is not None else None
+        if running is not None and running.untouched:
+            before, now = (self._epoch, self._position), self._next_pass()
+            (self._epoch, self._position), self._asked_epoch = now, -1
+            if now != before:
+                running.restart(*now)
+
+    def _is_running(self, epoch: int) -> bool:
+        """Tell whether an iteration of an epoch is open."""
+        running = self._running() if self._running is not None else None
+        return running is not None and running.is_open and self._epoch == epoch
 
     def _stop_running(self) -> None:
         running = self._running() if self._running is not None else None
@@ -224,7 +273,7 @@ class Loader:
         """Start (or, after `load_state_dict`, continue) an epoch. An iteration that is still open is closed."""
         self._stop_running()
         self._epoch, self._position = self._next_pass()
-        self._resumes, self._asked_epoch = False, -1
+        self._resumes, self._asked_epoch = True, -1  # until a batch is handed out, an iteration does not count
         if not self._finalizer.alive:
             raise RuntimeError("Loader: this loader was closed; make a new one")
         epoch = Epoch(self._engine, FORMATS[self._format], self._epoch, self._position, self._prefetch, self._note)
@@ -271,7 +320,8 @@ class Loader:
 
         Batches that were prefetched but not yet handed out count as not delivered.
         """
-        epoch, position = self._next_pass() if self._asked_epoch >= 0 else (self._epoch, self._position)
+        asked = self._asked_epoch >= 0 and not self._is_running(self._asked_epoch)
+        epoch, position = self._next_pass() if asked else (self._epoch, self._position)
         return {
             "version": _STATE_VERSION,
             "epoch": epoch,
@@ -279,9 +329,10 @@ class Loader:
             "seed": self._order.seed,
             "shuffle": self._order.shuffle,
             "window": self._window,
-            "samples": self._order.samples,
+            "samples": len(self._store),
             "shards": self._store.fingerprint,
             "recipe": self._recipe.fingerprint,
+            **self._inputs,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -295,12 +346,12 @@ class Loader:
             If shards, recipe, seed or order differ; the message names what.
         """
         mine = self.state_dict()
-        missing = sorted(set(mine) - set(state))
+        missing = sorted(set(mine) - set(state) - set(_INPUTS))
         if missing:
             raise ValueError(f"Loader: state must come from Loader.state_dict, got one without {', '.join(missing)}")
         differing = [
-            f"{name} (saved {state[name]}, here {mine[name]})" for name in mine
-            if name not in ("epoch", "position") and state[name] != mine[name]
+            f"{name} (saved {state.get(name)}, here {mine.get(name)})" for name in dict.fromkeys([*mine, *_INPUTS])
+            if name not in ("epoch", "position") and state.get(name) != mine.get(name)
         ]  # fmt: skip
         if differing:
             raise ValueError(
@@ -318,9 +369,11 @@ class Loader:
         -------
         dict
             "seconds" by stage of the producer thread, "trainer_waited_s", "queue_full_s", "batches", "samples",
-            "replaced" (distinct undecodable samples), and "bottleneck", a sentence.
+            "replaced" (distinct undecodable samples), "replaced_backgrounds" (those of the user's set), and "bottleneck", a
+            sentence.
         """
-        return {**self._engine.stats(), "replaced": len(self._quarantine.bad)}
+        bad = self._quarantine
+        return {**self._engine.stats(), "replaced": len(bad.bad), "replaced_backgrounds": len(bad.bad_backgrounds)}
 
     def close(self) -> None:
         """Stop the producer and free decoder, threads and files; the loader cannot be used again."""
@@ -334,7 +387,9 @@ class Loader:
         self.close()
 
 
-def _close(engine: Engine, decoder: Decoder, store: Store) -> None:
+def _close(engine: Engine, decoder: Decoder, store: Store, backgrounds: Backgrounds | None) -> None:
     engine.close()
     decoder.close()
     store.close()
+    if backgrounds is not None:
+        backgrounds.close()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 
 from figureground.kernels.arrays import Ragged, array_module
 
+from .anchors import boxes_of
 from .assemble import Assembled
 from .augment import Augmenter, estimate_masks
 from .methods import check_method
@@ -42,7 +44,7 @@ class Masker:
         slots, masks = batch.slots, batch.masks
         if self._mode in (None, "sidecar"):
             return masks, slots
-        rows = slots.image if self._all or self._recipe.swaps else self._wanted(batch)
+        rows = slots.shown if self._all or self._recipe.swaps else self._wanted(batch)
         if self._recipe.inpaints:
             rows = np.concatenate([rows, slots.donor[slots.donor >= 0]])
         rows = np.unique(rows)
@@ -54,12 +56,18 @@ class Masker:
         return _merge(batch, rows, made)
 
     def _wanted(self, batch: Assembled) -> np.ndarray:
-        drawn = np.zeros(len(batch.samples), bool)
-        for view, plan in zip(self._recipe.views, batch.plans, strict=False):
-            drawn |= plan["background"] > 0
+        rows = []
+        for number, view in enumerate(self._recipe.views):
+            plan = batch.plans[number]
+            drawn = plan["background"] > 0
             if view.patch_shuffle is not None and view.patch_shuffle.region != "all":
                 drawn |= plan["patch_shuffle"] > 0
-        return batch.slots.image[drawn]
+            drawn |= view.crop.figure is not None
+            shown = batch.slots.of_view(number)
+            if view.crop.anchor == "object" and batch.slots.box is not None:
+                drawn |= batch.slots.box[shown, 2] == 0
+            rows.append(shown[drawn])
+        return np.concatenate(rows)
 
     def _estimate(self, images: Ragged, rows: np.ndarray, augmenter: Augmenter) -> Any:
         def subset(part: np.ndarray) -> Ragged:
@@ -92,4 +100,8 @@ def _merge(batch: Assembled, rows: np.ndarray, made: Any) -> tuple[Ragged, Slots
     area[rows] = host.astype(np.float64) / (255.0 * size[0] * size[1])
     owner = [batch.masks.owner if batch.masks is not None else None, made]
     masks = Ragged(addresses, sizes, 1, owner, batch.images.cuda)
-    return masks, Slots(batch.slots.image, batch.slots.donor, valid, area)
+    box = batch.slots.box
+    if box is not None:
+        unknown, box = box[rows, 2] == 0, box.copy()
+        box[rows[unknown]] = boxes_of(made)[unknown] * batch.images.sizes[rows[unknown]][:, [1, 0, 1, 0]]
+    return masks, replace(batch.slots, mask_valid=valid, mask_area=area, box=box)

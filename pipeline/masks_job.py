@@ -15,6 +15,7 @@ from typing import Any
 
 from figureground.shards import ShardError, expand
 from figureground.shards.cache import ShardCache
+from figureground.shards.masks import MASKS, SidecarKind
 from figureground.shards.remote import Remote
 from figureground.shards.remote_errors import GaveUp
 from figureground.shards.upload import UploadRefused
@@ -27,7 +28,7 @@ from .masks_import import ImportMasks, surplus_files
 from .masks_leftovers import remove_leftovers, remove_old_folders
 from .masks_target import TEMPORARY, Present, Target, plain
 from .masks_totals import MasksReport
-from .masks_work import BINS, ShardReport, Task, code_version
+from .masks_work import BINS, ShardReport, Task, code_version, kind_of
 
 Shards = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -180,9 +181,10 @@ def _target(
     out: str | os.PathLike[str] | None,
     cache: ShardCache | None,
     storage_options: Mapping[str, Mapping[str, Any]] | None,
+    kind: SidecarKind = MASKS,
 ) -> Target:
     remote = cache.remote if cache is not None and storage_options is None else Remote(storage_options)
-    return Target(None if out is None else os.fspath(out), cache, remote)
+    return Target(None if out is None else os.fspath(out), cache, remote, kind)
 
 
 def run_task(
@@ -201,7 +203,7 @@ def run_task(
     if limit is not None and limit < 1:
         raise ValueError(f"make_masks: limit must be at least 1 shard, got {limit}")
     began = time.perf_counter()
-    target = _target(out, cache, storage_options)
+    target = _target(out, cache, storage_options, kind_of(task))
     paths = expand(shards, None if cache is None else cache.remote)[:limit]
     sidecars = _sidecars(paths, target)
     if target.out is not None and not is_url(target.out):

@@ -15,7 +15,7 @@ from figureground.shards import ShardError, Store
 from figureground.shards.cache import ShardCache
 from figureground.shards.fetched import each
 from figureground.shards.index import load_index
-from figureground.shards.masks import Manifest, MaskWriter, sidecar_path
+from figureground.shards.masks import MASKS, Manifest, MaskWriter, SidecarKind, sidecar_path
 from figureground.shards.remote import Remote, RemoteFile
 from figureground.shards.remote_errors import GaveUp
 from figureground.shards.sidecar import count_masks, manifest_in_tail, manifest_of
@@ -42,10 +42,12 @@ class Target:
     """Where shards given as URLs are kept."""
     remote: Remote = field(default_factory=Remote)
     """Opens the store of the sidecars."""
+    kind: SidecarKind = MASKS
+    """What the sidecars hold."""
 
     def sidecar(self, shard: str) -> str:
         """Return the path or URL of a shard's sidecar."""
-        return sidecar_path(shard, self.out)
+        return sidecar_path(shard, self.out, self.kind)
 
     def open(self, shard: str, index: Literal["auto", "require"] = "auto") -> Store:
         """Open one shard."""
@@ -60,11 +62,11 @@ class Target:
         """Write the sidecar of a shard: as `MaskWriter`; for a store in a temporary folder, uploaded whole at the end."""
         sidecar = self.sidecar(shard)
         if not is_url(sidecar):
-            with MaskWriter(shard, masks_dir=self.out, **about) as writer:
+            with MaskWriter(shard, masks_dir=self.out, kind=self.kind, **about) as writer:
                 yield writer
             return
         with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY}{os.getpid()}-") as folder:
-            with MaskWriter(shard, masks_dir=folder, **about) as writer:
+            with MaskWriter(shard, masks_dir=folder, kind=self.kind, **about) as writer:
                 yield writer
             upload_tar(self.remote, writer.path, sidecar)
 
@@ -111,7 +113,7 @@ class Present:
         """
         sidecar = self._target.sidecar(shard)
         try:
-            manifest = self._in_store(sidecar) if is_url(sidecar) else _here(sidecar)
+            manifest = self._in_store(sidecar) if is_url(sidecar) else _here(sidecar, self._target.kind)
         except GaveUp:
             raise
         except ShardError:
@@ -133,16 +135,16 @@ class Present:
         file = RemoteFile(sidecar, size, "")
         for start in (max(0, size - _TAIL_BYTES) // 512 * 512, 0):
             tail = b"".join(self._target.remote.blocks(file, start))
-            manifest = manifest_in_tail(shown(sidecar), tail)
+            manifest = manifest_in_tail(shown(sidecar), tail, self._target.kind)
             if manifest is not None or start == 0:
                 return manifest
         return None
 
 
-def _here(sidecar: str) -> Manifest | None:
+def _here(sidecar: str, kind: SidecarKind) -> Manifest | None:
     index = load_index(sidecar)
-    manifest = manifest_of(sidecar, index)
-    return manifest if manifest.count == count_masks(index) else None
+    manifest = manifest_of(sidecar, index, kind)
+    return manifest if manifest.count == count_masks(index, kind) else None
 
 
 def _folder(url: str) -> str:

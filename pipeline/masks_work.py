@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 
 from figureground.shards import ShardError, Store
+from figureground.shards.masks import MASKS, SidecarKind
 from figureground.shards.upload import UploadRefused
 
 from .config import Background
@@ -41,8 +42,8 @@ class Result(NamedTuple):
     key: str
     png: bytes | None
     """The mask; None if there is none."""
-    area: float
-    """Share of the figure: mean of the mask, 0..1."""
+    area: float | None
+    """Share of the figure: mean of the mask, 0..1; None for what is no mask."""
     note: str
     """Why there is no mask."""
 
@@ -58,7 +59,7 @@ class OpenTask(Protocol):
 
 
 class Task(Protocol):
-    """How masks are made."""
+    """How masks are made; a task that makes something else says so by an attribute `kind`, see `kind_of`."""
 
     @property
     def method(self) -> str:
@@ -150,6 +151,8 @@ class Tally:
             if result.png is None:
                 self._without.append((result.key, _ADDRESS.sub("", result.note)))
                 continue
+            if result.area is None:
+                continue
             self._histogram[min(BINS - 1, int(result.area * BINS))] += 1
             self._empty += result.area < EMPTY_BELOW
             self._full += result.area > FULL_ABOVE
@@ -160,6 +163,12 @@ class Tally:
             shard, sidecar, "made", self.samples, self.samples - len(self._without), self._empty, self._full,
             tuple(self._histogram), tuple(self._without),
         )  # fmt: skip
+
+
+def kind_of(task: Task) -> SidecarKind:
+    """Return what a task makes: masks, unless it says otherwise."""
+    kind: SidecarKind = getattr(task, "kind", MASKS)
+    return kind
 
 
 def make_sidecar(

@@ -26,6 +26,8 @@ PLAN_DTYPE = np.dtype(
         ("view", np.int32),
         ("size", np.int32, 2),  # height, width of the upright source image [px]
         ("crop", np.float32, 4),  # x0, y0, width, height in the source [px]
+        ("crop_try", np.uint8),  # which of the crops drawn it is: above 0 only with a `Crop.figure`
+        ("figure_share", np.float32),  # share of the figure inside the crop, 0..1; -1 where it was not measured
         ("crop_clip", np.uint8),  # 1: cropped, then resized; 0: resized with context, then cropped ("eval")
         ("flip", np.uint8),  # 1: mirrored left to right, after the crop
         ("jitter", np.uint8),  # 1: colour jitter applied
@@ -39,12 +41,25 @@ PLAN_DTYPE = np.dtype(
         ("background", np.uint8),  # BACKGROUND_MODES index that is applied; 0: left alone
         ("background_drawn", np.uint8),  # the same before masks were looked at: 1 where p was met
         ("fill", np.uint8, 3),  # RGB of a constant or grey fill
-        ("donor", np.int64),  # sample id whose image is (or would be) the background; -1 if the recipe needs none
+        # Sample id whose image is (or would be) the background; -1 if the recipe needs none. From the number of samples on it
+        # is one of the user's own backgrounds: that many less is its number.
+        ("donor", np.int64),
         ("donor_size", np.int32, 2),  # height, width of the donor [px]; -1 where it was not decoded
         ("donor_crop", np.float32, 4),  # x0, y0, width, height in the donor [px]
         ("donor_flip", np.uint8),
         ("patch_shuffle", np.uint8),  # 1: the cells of a grid are permuted, by `seed`
+        ("rotation", np.uint8),  # label augmentation: quarter turns to the left, 0..3, after colour and blur
+        ("channel_order", np.uint8),  # label augmentation: row of kernels.turns.CHANNEL_ORDERS; 0: RGB
+        ("style", np.int64),  # sample id whose style the view has; -1: its own
+        (
+            "texture",
+            np.uint8,
+        ),  # of the query's negative: 1 from a file, 2 by random phase for want of one; 0: none was asked
+        ("texture_crop", np.float32, 4),  # x0, y0, width, height in the texture [px]; 0 where there is none
+        ("partner", np.int64),  # sample id whose pixels cover blocks of the corrupted copy; -1: none
         ("seed", np.uint64),  # key of this view for per-pixel noise, patch operations and extra negatives
+        ("box", np.float32, 4),  # x0, y0, width, height of the object [px] that the crop follows; zeros: of none
+        ("source", np.int64),  # sample id of the image that the view shows: `sample`, or its partner (see `pairs`)
     ]
 )
 """One row of a plan. Flags are 0 or 1; parameters are drawn, and given, also where their flag is 0."""
@@ -57,6 +72,7 @@ BACKGROUND_MODES = ("none", "constant", "grey", "mean", "noise", "random", "swap
     _BACKGROUND, _GREY_LEVEL, _DONOR_FLIP, _SEED, _PATCH_SHUFFLE,
 ) = range(1, 17)  # fmt: skip
 _CROP, _DONOR_CROP = 1000, 2000
+_ROTATION, _CHANNEL_ORDER = 3000, 3001
 _TRIES = 10
 
 _SPEC_DTYPE = np.dtype(
@@ -66,6 +82,7 @@ _SPEC_DTYPE = np.dtype(
         ("sigma", np.float64, 2), ("solarize_p", np.float64), ("threshold", np.int32), ("background_p", np.float64),
         ("background", np.int32), ("color", np.uint8, 3),
         ("shuffle_p", np.float64),
+        ("rotations", np.int32), ("channel_orders", np.int32),
     ]
 )  # fmt: skip
 
@@ -92,6 +109,9 @@ def _spec(view: View) -> np.ndarray:
         spec["blur_p"], spec["sigma"] = blur.p, blur.sigma
     if view.patch_shuffle is not None:
         spec["shuffle_p"] = view.patch_shuffle.p
+    if view.label_augmentation is not None:
+        spec["rotations"] = 4 * view.label_augmentation.rotation
+        spec["channel_orders"] = 6 * view.label_augmentation.colors
     if background is not None:
         spec["background_p"], spec["color"] = background.p, background.color
         spec["background"] = background_code(view)
@@ -149,6 +169,7 @@ def _draw(seed, epoch, view, samples, sizes, donors, donor_sizes, spec, rows):  
         else:
             _random_crop(h, _CROP, height, width, spec.scale, spec.log_ratio, spec.ratio, r.crop)
             r.crop_clip = 1
+        r.figure_share = -1.0
         r.flip = uniform(h, _FLIP) < spec.flip_p
         r.jitter = uniform(h, _JITTER) < spec.jitter_p
         for k in range(4):
@@ -183,6 +204,9 @@ def _draw(seed, epoch, view, samples, sizes, donors, donor_sizes, spec, rows):  
             )
         r.donor_flip = uniform(h, _DONOR_FLIP) < spec.flip_p
         r.patch_shuffle = uniform(h, _PATCH_SHUFFLE) < spec.shuffle_p
+        r.rotation = int(uniform(h, _ROTATION) * spec.rotations)
+        r.channel_order = int(uniform(h, _CHANNEL_ORDER) * spec.channel_orders)
+        r.style, r.partner = -1, -1  # `companions` knows
         r.seed = chain(h, _SEED)
 
 
@@ -196,6 +220,7 @@ def draw_plan(
     sizes: np.ndarray,
     donors: np.ndarray | None = None,
     donor_sizes: np.ndarray | None = None,
+    sources: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draw the parameters of one view of a batch.
 
@@ -208,11 +233,13 @@ def draw_plan(
     samples : (N,) int64
         Sample ids.
     sizes : (N, 2) int
-        Height and width of the upright source images [px].
+        Height and width of the upright images that the view shows [px].
     donors : (N,) int64, optional
         Sample id of each row's background donor.
     donor_sizes : (N, 2) int, optional
         Their heights and widths [px]; -1 where a donor was not decoded.
+    sources : (N,) int64, optional
+        Sample ids of the images that the view shows; by default the samples' own.
 
     Returns
     -------
@@ -236,6 +263,7 @@ def draw_plan(
         np.uint64(seed % 2**64), epoch, view, np.ascontiguousarray(samples, np.int64), np.ascontiguousarray(sizes, np.int32),
         np.ascontiguousarray(donors, np.int64), np.ascontiguousarray(donor_sizes, np.int32), spec, rows,
     )  # fmt: skip
+    rows["source"] = rows["sample"] if sources is None else sources
     return rows
 
 
@@ -252,19 +280,19 @@ def draws_masks(
     Returns
     -------
     masks : (N,) bool
-        The view changes its background, or shuffles patches by its mask.
+        The view changes its background, shuffles patches or chooses its crop by its mask.
     donors : (N,) bool
         The view takes its background from a donor.
     """
     samples = np.asarray(samples, np.int64)
     code, shuffle = background_code(recipe.views[view]), recipe.views[view].patch_shuffle
     by_region = shuffle is not None and shuffle.region != "all"
-    nothing = np.zeros(len(samples), bool)
+    by_figure = np.full(len(samples), recipe.views[view].crop.figure is not None)
     if not code and not by_region:
-        return nothing, nothing
+        return by_figure, np.zeros(len(samples), bool)
     rows = draw_plan(
         recipe, view, seed=seed, epoch=epoch, samples=samples, sizes=np.ones((len(samples), 2), np.int32)
     )  # fmt: skip
     drawn = rows["background_drawn"].astype(bool) & (code > 0)
     shuffled = rows["patch_shuffle"].astype(bool) & by_region
-    return drawn | shuffled, drawn & (code >= BACKGROUND_MODES.index("random"))
+    return drawn | shuffled | by_figure, drawn & (code >= BACKGROUND_MODES.index("random"))

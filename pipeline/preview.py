@@ -6,7 +6,8 @@ Views come from `Loader.replay`, so a sheet shows what training sees, not a seco
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,7 @@ def to_pictures(views: Any, recipe: Recipe) -> np.ndarray:
 def views_group(
     title: str, shards: Any, recipe: Recipe, samples: Sequence[int], *, epoch: int = 0, **options: Any
 ) -> Group:
-    """Return one column for each view of a recipe, and one for the swap negative.
+    """Return one column for each view of a recipe, for the negatives, and for what its techniques add.
 
     `options` go to `Loader` (device, seed, masks_dir, ...).
     """
@@ -148,7 +149,23 @@ def views_group(
         for k in range(batch["negatives"].shape[1]):
             columns.append(to_pictures(batch["negatives"][:, k], recipe))
             names.append("negative")
+    for name, pictures in _beside(batch, columns, recipe):
+        names.append(name)
+        columns.append(pictures)
     return Group(title, tuple(names), [[column[i] for column in columns] for i in range(len(samples))])
+
+
+def _beside(batch: dict[str, Any], views: list[np.ndarray], recipe: Recipe) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield a column for each thing that the recipe's techniques make of the first view."""
+    for name in ("corrupted", "mixed"):
+        if batch.get(name) and batch[name][0] is not None:
+            yield name, to_pictures(batch[name][0], recipe)
+    if batch.get("token_masks") and batch["token_masks"][0] is not None:
+        hidden = batch["token_masks"][0].cpu().numpy()
+        side = math.isqrt(hidden.shape[1])
+        patch = views[0].shape[1] // side
+        covered = hidden.reshape(-1, side, side).repeat(patch, 1).repeat(patch, 2)
+        yield "tokens left", np.where(covered[..., None], np.uint8(128), views[0])
 
 
 def show_views(args: argparse.Namespace, recipe: Recipe) -> int:
@@ -179,6 +196,12 @@ def describe(row: np.void) -> str:
     """Say in words what a plan row does, e.g. "crop 232x281+92+53 of 500x375, flip, blur 1.39 px"."""
     x, y, w, h = (float(v) for v in row["crop"])
     steps = [f"crop {w:.0f}x{h:.0f}+{x:.0f}+{y:.0f} of {row['size'][1]}x{row['size'][0]}"]
+    if row["figure_share"] >= 0:
+        steps.append(
+            f"which is crop {row['crop_try']} of those drawn, with {100 * row['figure_share']:.0f} % of the figure"
+        )
+    if row["source"] != row["sample"]:
+        steps.insert(0, f"image of sample {row['source']}")
     if row["flip"]:
         steps.append("flip")
     if row["background"]:

@@ -12,7 +12,8 @@ def find_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
     Raises
     ------
     ValueError
-        If only one of the two is given, or `RANK` and `WORLD_SIZE` are not integers.
+        If only one of the two is given, `RANK` and `WORLD_SIZE` are not integers, or `WORLD_SIZE` says that there are several
+        ranks and nothing says which is this one (Lightning's own launcher leaves `RANK` out).
 
     Examples
     --------
@@ -36,4 +37,9 @@ def find_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
                 f"Loader: RANK and WORLD_SIZE must be integers, got {os.environ['RANK']!r} and "
                 f"{os.environ['WORLD_SIZE']!r}; mend the environment or pass rank= and world_size="
             ) from None
+    if "RANK" not in os.environ and os.environ.get("WORLD_SIZE", "1").strip() not in ("", "1"):
+        raise ValueError(
+            f"Loader: RANK must be set beside WORLD_SIZE={os.environ['WORLD_SIZE']}, got none; pass rank= and world_size= (with "
+            f"Lightning: trainer.global_rank and trainer.world_size), or call torch.distributed.init_process_group before"
+        )
     return 0, 1

@@ -15,14 +15,19 @@ from .config import (
     IMAGENET_STD,
     Background,
     BackgroundMode,
+    Donors,
     Fill,
+    LabelAugmentation,
     NegativeKind,
     Negatives,
+    Pair,
+    PairKind,
     PatchShuffle,
     Region,
     Source,
     View,
 )
+from .techniques import BlockCorruption, GroupMixing, StyleTransfer, TokenMasks, TokenPolicy
 
 StagePoint = Literal["composite", "color", "normalize"]
 
@@ -54,25 +59,46 @@ class Recipe:
     std: tuple[float, float, float] = IMAGENET_STD
     negatives: Negatives | None = None
     """Extra negatives of each query, handed out by `format="dict"`; the swap negative comes before them."""
+    token_masks: TokenMasks | None = None
+    corruption: BlockCorruption | None = None
+    mixing: GroupMixing | None = None
+    style: StyleTransfer | None = None
 
     def __post_init__(self) -> None:
         if not self.views:
             raise ValueError("Recipe: views must hold at least one View, got none")
         if min(self.std) <= 0:
             raise ValueError(f"Recipe: std must be positive, got {self.std}")
+        for technique in (self.token_masks, self.corruption, self.mixing, self.style):
+            if technique is not None:
+                technique.check(self.views)
 
     @property
     def uses_masks(self) -> bool:
         """True if a view needs masks."""
-        return any(
-            view.background is not None or (view.patch_shuffle is not None and view.patch_shuffle.region != "all")
+        led = self.token_masks is not None and self.token_masks.led
+        return led or any(
+            view.background is not None
+            or (view.patch_shuffle is not None and view.patch_shuffle.region != "all")
+            or view.crop.figure is not None
+            or view.crop.anchor == "object"
             for view in self.views
         )
 
     @property
+    def anchors(self) -> bool:
+        """True if a view's crop follows the object."""
+        return any(view.crop.anchor == "object" for view in self.views)
+
+    @property
     def inpaints(self) -> bool:
         """True if a view needs the masks of its background donors."""
-        return any(v.background is not None and v.background.source == "inpainted" for v in self.views)
+        return any(v.background is not None and v.background.source != "whole" for v in self.views)
+
+    @property
+    def uses_textures(self) -> bool:
+        """True if the negatives are textures from files."""
+        return self.negatives is not None and self.negatives.kind == "texture-file"
 
     @property
     def swaps(self) -> bool:
@@ -91,13 +117,15 @@ class Recipe:
         max_area: float = 0.95,
         source: Source = "whole",
         other_class: bool = False,
+        donors: Donors = "block",
+        past: int = 256,
         views: tuple[int, ...] | None = None,
     ) -> Recipe:
         """Return the recipe with a background augmentation on its global views.
 
         Parameters
         ----------
-        mode, p, fill, color, min_area, max_area, source, other_class
+        mode, p, fill, color, min_area, max_area, source, other_class, donors, past
             See `Background`.
         views : tuple of int, optional
             Which views; by default those of the largest crop size (the global crops).
@@ -107,7 +135,7 @@ class Recipe:
         >>> Recipe("two", (View(), View())).with_background("swap", p=0.3).views[1].background.p
         0.3
         """
-        background = Background(mode, p, fill, color, min_area, max_area, source, other_class)
+        background = Background(mode, p, fill, color, min_area, max_area, source, other_class, donors, past)
         chosen = self._chosen("with_background", views)
         changed = tuple(replace(v, background=background) if i in chosen else v for i, v in enumerate(self.views))
         return replace(self, views=changed)
@@ -142,6 +170,170 @@ class Recipe:
         chosen = self._chosen("with_patch_shuffle", views)
         changed = tuple(replace(v, patch_shuffle=shuffle) if i in chosen else v for i, v in enumerate(self.views))
         return replace(self, views=changed)
+
+    def with_figure_crops(
+        self,
+        *,
+        min_share: float = 0.2,
+        max_share: float = 1.0,
+        tries: int = 10,
+        views: tuple[int, ...] | None = None,
+    ) -> Recipe:
+        """Return the recipe with random crops that hold a share of the figure within a range; see `figure_crops`.
+
+        Parameters
+        ----------
+        min_share, max_share : float
+            Of the mask's mass, in [0, 1]. `min_share` alone keeps the object in the crop; `max_share` alone loses it.
+        tries : int
+            Crops that are drawn for each view, 1..100.
+        views : tuple of int, optional
+            Which views; by default those of the largest crop size (the global crops).
+
+        Examples
+        --------
+        >>> Recipe("one", (View(),)).with_figure_crops(min_share=0.5).views[0].crop.figure
+        (0.5, 1.0)
+        """
+        chosen = self._chosen("with_figure_crops", views)
+        figure = (min_share, max_share)
+        changed = tuple(
+            replace(v, crop=replace(v.crop, figure=figure, tries=tries)) if i in chosen else v
+            for i, v in enumerate(self.views)
+        )
+        return replace(self, views=changed)
+
+    def with_label_augmentation(
+        self, *, rotation: bool = True, colors: bool = True, views: tuple[int, ...] | None = None
+    ) -> Recipe:
+        """Return the recipe with a drawn rotation and order of channels on some views (default: the global crops).
+
+        The swap negative and the other negatives of a query are turned as the query is. See `LabelAugmentation`, and
+        `label_targets.joint_targets` for the labels; `label_targets.expand_labels` makes all transformations instead.
+
+        Examples
+        --------
+        >>> Recipe("one", (View(),)).with_label_augmentation(colors=False).views[0].label_augmentation.transforms
+        4
+        """
+        augmentation = LabelAugmentation(rotation, colors)
+        chosen = self._chosen("with_label_augmentation", views)
+        changed = tuple(
+            replace(v, label_augmentation=augmentation) if i in chosen else v for i, v in enumerate(self.views)
+        )
+        return replace(self, views=changed)
+
+    def with_pairs(
+        self, kind: PairKind, *, gap: tuple[int, int] | None = None, p: float = 1.0, views: tuple[int, ...] = (1,)
+    ) -> Recipe:
+        """Return the recipe with some views (default: the second) showing another image of the clip, class or group.
+
+        Parameters
+        ----------
+        kind, gap, p
+            See `Pair`. Each view draws its own partner; `source` in its plan row says which.
+        views : tuple of int
+
+        Examples
+        --------
+        >>> Recipe("two", (View(), View())).with_pairs("clip", gap=(1, 30)).views[1].pair.gap
+        (1, 30)
+        """
+        pair, chosen = Pair(kind, gap, p), self._chosen("with_pairs", views)
+        changed = tuple(replace(v, pair=pair) if i in chosen else v for i, v in enumerate(self.views))
+        return replace(self, views=changed)
+
+    def with_object_crops(self, *, views: tuple[int, ...] | None = None) -> Recipe:
+        """Return the recipe with the crops of some views (default: the global ones) centred in the object's box.
+
+        See `figureground.pipeline.anchors` for where the box comes from.
+
+        Examples
+        --------
+        >>> Recipe("one", (View(),)).with_object_crops().views[0].crop.anchor
+        'object'
+        """
+        chosen = self._chosen("with_object_crops", views)
+        changed = tuple(
+            replace(v, crop=replace(v.crop, anchor="object")) if i in chosen else v for i, v in enumerate(self.views)
+        )
+        return replace(self, views=changed)
+
+    def with_token_masks(
+        self,
+        *,
+        patch: int = 16,
+        ratio: float = 0.75,
+        by: TokenPolicy = "random",
+        views: tuple[int, ...] | None = None,
+    ) -> Recipe:
+        """Return the recipe with masks of hidden tokens for some views (default: the global crops); see `TokenMasks`.
+
+        `format="dict"` hands them out as `token_masks`: for each view (B, tokens) bool, row-major, True = hidden.
+
+        Examples
+        --------
+        >>> Recipe("one", (View(),)).with_token_masks(by="figure", ratio=0.6).uses_masks
+        True
+        """
+        return replace(self, token_masks=TokenMasks(patch, ratio, by, self._chosen("with_token_masks", views)))
+
+    def with_block_corruption(
+        self,
+        *,
+        max_share: float = 0.5,
+        max_block: float = 0.3,
+        grid: int = 1,
+        fill: Literal["noise", "zero"] = "noise",
+        partner_p: float = 0.5,
+        partner_share: float = 0.3,
+        views: tuple[int, ...] | None = None,
+    ) -> Recipe:
+        """Return the recipe with corrupted copies of some views (default: the global crops); see `BlockCorruption`.
+
+        `format="dict"` hands them out as `corrupted` and `corruption_mask`: for each view (B, 3, S, S) and (B, S, S) bool, True =
+        covered. `views` stay clean.
+
+        Examples
+        --------
+        >>> Recipe("one", (View(),)).with_block_corruption(grid=16).corruption.max_share
+        0.5
+        """
+        chosen = self._chosen("with_block_corruption", views)
+        corruption = BlockCorruption(max_share, max_block, grid, fill, partner_p, partner_share, chosen)
+        return replace(self, corruption=corruption)
+
+    def with_group_mixing(self, *, group: int = 4, patch: int = 16, views: tuple[int, ...] | None = None) -> Recipe:
+        """Return the recipe with mixed copies of some views (default: the global crops); see `GroupMixing`.
+
+        `format="dict"` hands them out as `mixed`, `mixing_source` and `mixing_members`: for each view (B, 3, S, S) and (B, patches)
+        int8, which member of its group a patch shows; and (B, group) int64, the members' sample ids. `views` stay unmixed.
+
+        Examples
+        --------
+        >>> Recipe("one", (View(),)).with_group_mixing(group=2).mixing.patch
+        16
+        """
+        return replace(self, mixing=GroupMixing(group, patch, self._chosen("with_group_mixing", views)))
+
+    def with_style_transfer(
+        self,
+        *,
+        block: int,
+        window: float = 0.1,
+        ratio: float = 1.0,
+        p: float = 1.0,
+        views: tuple[int, ...] | None = None,
+    ) -> Recipe:
+        """Return the recipe with one style a block of samples and view (default: all views); see `StyleTransfer`.
+
+        Examples
+        --------
+        >>> Recipe("two", (View(), View())).with_style_transfer(block=256).style.views
+        (0, 1)
+        """
+        chosen = tuple(range(len(self.views))) if views is None else views
+        return replace(self, style=StyleTransfer(block, window, ratio, p, chosen))
 
     def _chosen(self, method: str, views: tuple[int, ...] | None) -> tuple[int, ...]:
         """Return the views that a method changes: the given ones, else the global crops."""

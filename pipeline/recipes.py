@@ -1,8 +1,9 @@
 """Recipes with the constants of their papers and of their authors' code.
 
-Two differences are common to all: crops are resized by antialiased bilinear interpolation (the code of DINO, DINOv2, MAE, Barlow
-Twins and VICReg asks for bicubic), and the blur is a true Gaussian (PIL's, which MoCo-v2, SwAV and DINO use, approximates one by
-box blurs).
+Crops are resized by the filter that their PyTorch code asks of Pillow: bicubic for DINO, DINOv2, MAE, Barlow Twins and VICReg, else
+torchvision's default, bilinear. (SimCLR's and BYOL's own code is TensorFlow and resizes by its bicubic filter without antialiasing,
+which is not offered here; their presets do as the PyTorch ports.) One difference is common to all: the blur is a true Gaussian
+(PIL's, which MoCo-v2, SwAV and DINO use, approximates one by box blurs).
 """
 
 from __future__ import annotations
@@ -17,13 +18,17 @@ from .config import (
     Blur,
     Crop,
     Fill,
+    Interpolation,
     Jitter,
+    LabelAugmentation,
     Negatives,
+    Pair,
     PatchShuffle,
     Source,
     View,
 )
 from .recipe import Recipe, Stage
+from .techniques import BlockCorruption, GroupMixing, StyleTransfer, TokenMasks
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -31,15 +36,22 @@ __all__ = [
     "PRESETS",
     "Background",
     "BackgroundMode",
+    "BlockCorruption",
     "Blur",
     "Crop",
     "Fill",
+    "GroupMixing",
+    "Interpolation",
     "Jitter",
+    "LabelAugmentation",
     "Negatives",
+    "Pair",
     "PatchShuffle",
     "Recipe",
     "Source",
     "Stage",
+    "StyleTransfer",
+    "TokenMasks",
     "View",
     "barlow_twins",
     "byol",
@@ -89,14 +101,19 @@ def moco_v3(size: int = 224) -> Recipe:
     return replace(byol(size), name="moco_v3")
 
 
+def _bicubic(recipe: Recipe, name: str) -> Recipe:
+    views = tuple(replace(v, crop=replace(v.crop, interpolation="bicubic")) for v in recipe.views)
+    return replace(recipe, name=name, views=views)
+
+
 def barlow_twins(size: int = 224) -> Recipe:
-    """Barlow Twins (Zbontar et al. 2021; main.py): BYOL's views."""
-    return replace(byol(size), name="barlow_twins")
+    """Barlow Twins (Zbontar et al. 2021; main.py): BYOL's views, bicubic."""
+    return _bicubic(byol(size), "barlow_twins")
 
 
 def vicreg(size: int = 224) -> Recipe:
-    """VICReg (Bardes, Ponce and LeCun 2022; augmentations.py): BYOL's views."""
-    return replace(byol(size), name="vicreg")
+    """VICReg (Bardes, Ponce and LeCun 2022; augmentations.py): BYOL's views, bicubic."""
+    return _bicubic(byol(size), "vicreg")
 
 
 def swav(size: int = 224, local_size: int = 96, local_views: int = 6) -> Recipe:
@@ -111,26 +128,31 @@ def dino(size: int = 224, local_size: int = 96, local_views: int = 8) -> Recipe:
     first = View(Crop(size, (0.4, 1.0)), jitter=_BYOL_JITTER, grayscale_p=0.2, blur=Blur(p=1.0))
     second = replace(first, blur=Blur(p=0.1), solarize_p=0.2)
     local = replace(first, crop=Crop(local_size, (0.05, 0.4)), blur=Blur(p=0.5))
-    return Recipe("dino", (first, second, *[local] * local_views))
+    return _bicubic(Recipe("dino", (first, second, *[local] * local_views)), "dino")
 
 
 def dinov2(size: int = 224, local_size: int = 98, local_views: int = 8) -> Recipe:
     """DINOv2 (Oquab et al. 2023; data/augmentations.py): DINO's colours, crops of 0.32 to 1 and of 0.05 to 0.32."""
     recipe = dino(size, local_size, local_views)
     views = [
-        replace(v, crop=Crop(v.crop.size, (0.32, 1.0) if i < 2 else (0.05, 0.32))) for i, v in enumerate(recipe.views)
+        replace(v, crop=replace(v.crop, scale=(0.32, 1.0) if i < 2 else (0.05, 0.32)))
+        for i, v in enumerate(recipe.views)
     ]
     return replace(recipe, name="dinov2", views=tuple(views))
 
 
 def mae(size: int = 224) -> Recipe:
     """MAE (He et al. 2022; main_pretrain.py): one view, crop and flip."""
-    return Recipe("mae", (View(Crop(size, (0.2, 1.0))),))
+    return Recipe("mae", (View(Crop(size, (0.2, 1.0), interpolation="bicubic")),))
 
 
-def eval(size: int = 224, resize: int | None = None) -> Recipe:
-    """Linear probes and k-NN: the shorter side to 256 px (in proportion for other sizes), the centre 224 px, no flip."""
-    return Recipe("eval", (View(Crop(size, resize=resize or round(size * 256 / 224)), flip_p=0.0),))
+def eval(size: int = 224, resize: int | None = None, interpolation: Interpolation = "bilinear") -> Recipe:
+    """Linear probes and k-NN: the shorter side to 256 px (in proportion for other sizes), the centre 224 px, no flip.
+
+    The code of DINO, DINOv2 and MAE evaluates with `interpolation="bicubic"`.
+    """
+    crop = Crop(size, resize=resize or round(size * 256 / 224), interpolation=interpolation)
+    return Recipe("eval", (View(crop, flip_p=0.0),))
 
 
 PRESETS = {

@@ -14,6 +14,7 @@ import numpy as np
 
 from figureground.kernels.arrays import Ragged
 from figureground.kernels.guard import FALLBACK, MAX_PIXELS, OK, REASONS, inspect_images
+from figureground.shards.pieces import Pieces
 
 from .fallback import decode_on_host
 
@@ -100,8 +101,8 @@ def screen_files(
     ----------
     what : str
         "function: argument", for messages.
-    files : sequence of (size,) uint8 arrays
-        None where there is no file: its reason is "missing".
+    files : Pieces, or sequence of (size,) uint8 arrays
+        None where there is no file: its reason is "missing". Of `Pieces` the addresses are taken as they are.
     channels : int
         3 for images, 1 for masks.
     workers : Executor
@@ -118,23 +119,27 @@ def screen_files(
     TypeError, ValueError
         If a file is not a contiguous one-dimensional uint8 array.
     """
-    given = [PLACEHOLDER if file is None else _checked(what, i, file) for i, file in enumerate(files)]
-    addresses = np.fromiter((file.ctypes.data for file in given), np.int64, len(given))
-    lengths = np.fromiter((file.size for file in given), np.int64, len(given))
-    codes, dims = inspect_images(addresses, lengths, max_pixels=max_pixels)
-    reasons = [REASONS.get(code) for code in codes.tolist()]
+    pieces = (
+        files if isinstance(files, Pieces) else Pieces.of([_checked(what, i, file) for i, file in enumerate(files)])
+    )
+    given: list[np.ndarray] = [PLACEHOLDER if file is None else file for file in pieces]
+    missing = np.fromiter((file is None for file in pieces), bool, len(given))
+    addresses = np.where(missing, PLACEHOLDER.ctypes.data, pieces.addresses)
+    codes, dims = inspect_images(addresses, np.where(missing, PLACEHOLDER.size, pieces.sizes), max_pixels=max_pixels)
+    reasons: list[str | None] = [None] * len(given)
     screened = Files(given, list(given), reasons, channels, workers, max_pixels)
-    for i, file in enumerate(files):
-        if file is None:
-            reasons[i] = "missing"
+    for i in np.flatnonzero(missing).tolist():
+        reasons[i] = "missing"
     for i in np.flatnonzero(codes != OK).tolist():
-        screened.for_dali[i] = PLACEHOLDER
+        screened.for_dali[i], reasons[i] = PLACEHOLDER, REASONS.get(int(codes[i]))
         if codes[i] == FALLBACK:
             screened.on_host[i] = screened.start(i, int(dims[i, 0]) * int(dims[i, 1]) if dims[i, 0] > 0 else -1)
     return screened
 
 
-def _checked(what: str, i: int, file: np.ndarray) -> np.ndarray:
+def _checked(what: str, i: int, file: np.ndarray | None) -> np.ndarray | None:
+    if file is None:
+        return None
     if not isinstance(file, np.ndarray):
         raise TypeError(f"{what}[{i}] must be a NumPy array of encoded bytes, got {type(file).__name__}")
     if file.dtype != np.uint8 or file.ndim != 1 or not file.flags.c_contiguous:

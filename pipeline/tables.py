@@ -28,15 +28,38 @@ class Slots:
     """(decoded,) bool."""
     mask_area: np.ndarray
     """(decoded,) float: mean of each mask, 0..1."""
+    source: np.ndarray | None = None
+    """(V, B) int32: row of the image that each view shows; None where all show the samples' own."""
+    box: np.ndarray | None = None
+    """(decoded, 4) float64: object's box in each image, x0, y0, width, height [px], zeros: not known; None: nobody asks."""
+
+    texture: np.ndarray | None = None
+    """(B,) int32: row of each sample's texture, -1 where there is none; None if nobody asks."""
+
+    def of_view(self, view: int) -> np.ndarray:
+        """Return the rows (B,) int32 of the images that a view shows."""
+        return self.image if self.source is None else self.source[view]
+
+    @property
+    def shown(self) -> np.ndarray:
+        """Rows of all images that views show, each once."""
+        return np.unique(self.image if self.source is None else self.source)
+
+    @property
+    def masked(self) -> np.ndarray:
+        """(B,) bool: has each sample a mask for the images of all its views?"""
+        if self.source is None:
+            return np.asarray(self.mask_valid[self.image])
+        return np.asarray(self.mask_valid[self.source].all(axis=0))
 
 
 def settle_backgrounds(recipe: Recipe, plans: list[np.ndarray], slots: Slots) -> None:
     """Clear the background flag, in place, where a mask is missing or its area is outside the recipe's limits."""
-    valid, area = slots.mask_valid[slots.image], slots.mask_area[slots.image]
     for view, (recipe_view, rows) in enumerate(zip(recipe.views, plans, strict=False)):
         background = recipe_view.background
         if background is None:
             continue
+        valid, area = slots.mask_valid[slots.of_view(view)], slots.mask_area[slots.of_view(view)]
         usable = valid & (area >= background.min_area) & (area <= background.max_area)
         if background.mode != "remove":
             usable = usable & (slots.donor[view] >= 0)
@@ -63,6 +86,18 @@ def negative_rows(rows: np.ndarray, donor: np.ndarray) -> np.ndarray:
     table = np.zeros(len(rows), RENDER_DTYPE)
     table["image"], table["mask"], table["donor"] = donor, -1, -1
     table["box"], table["clip"], table["flip"] = rows["donor_crop"], 1, rows["donor_flip"]
+    return table
+
+
+def texture_rows(rows: np.ndarray, crops: np.ndarray, slots: Slots) -> np.ndarray:
+    """Textures of the queries, with the query's flip and a crop of their own; a sample without one stands in for it."""
+    assert slots.texture is not None
+    table = np.zeros(len(rows), RENDER_DTYPE)
+    there = slots.texture >= 0
+    table["image"] = np.where(there, slots.texture, slots.image)
+    table["mask"], table["donor"] = -1, -1
+    table["box"] = np.where(there[:, None], crops, rows["crop"])
+    table["clip"], table["flip"] = rows["crop_clip"], rows["flip"]
     return table
 
 

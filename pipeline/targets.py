@@ -2,6 +2,7 @@
 
 `augself_targets` gives the differences between two views that AugSelf predicts, `augmentation_vector` describes one view for
 methods that condition on it (CASSLE and others). Both are pure functions of the rows that a batch carries as `params`.
+Joint labels of turned views are in `label_targets`.
 
 Sources: Lee et al. 2021, "Improving transferability of representations via augmentation-aware self-supervision" (AugSelf;
 transforms.py of the authors' code); Przewięźlikowski et al. 2023, "Augmentation-aware self-supervised learning with
@@ -28,6 +29,8 @@ VECTOR_FIELDS = (
     "solarize",  # 1: applied
     "solarize_share",  # share of the grey levels that are inverted; 0 where not applied
     *(f"background_{name}" for name in BACKGROUND_MODES[1:]),  # 1 for the mode that was applied
+    *(f"rotation_{degrees}" for degrees in (90, 180, 270)),  # 1 for the one that was applied, to the left
+    *(f"channels_{order}" for order in ("rbg", "grb", "gbr", "brg", "bgr")),  # 1 for the order that was applied
 )  # fmt: skip
 """Columns of `augmentation_vector`. New ones will only be added at the end."""
 
@@ -53,11 +56,14 @@ def augself_targets(first: np.ndarray, second: np.ndarray, recipe: Recipe) -> di
         "blur" (N, 1): difference of sigma [px], 0 for a view without blur.
         "solarize" (N, 1): difference of threshold / 256, 1 for a view that is not solarized.
         "grayscale" (N, 1): difference of the flags (the paper does not predict it).
+        "rotation" (N, 1): difference of the quarter turns modulo 4: 0, 1, 2 or 3. Turns come last: all others are before them.
 
     Raises
     ------
     ValueError
-        If the rows are no plan, are of different samples, or are no views of the recipe.
+        If the rows are no plan, are of different samples, or are no views of the recipe; or if two views of a sample show
+        different images (`with_pairs`): crops and flips of two images have no difference to predict. Leave those rows
+        out: same = first["source"] == second["source"], then first[same], second[same].
 
     Examples
     --------
@@ -67,7 +73,7 @@ def augself_targets(first: np.ndarray, second: np.ndarray, recipe: Recipe) -> di
     >>> rows = [draw_plan(recipes.moco_v2(), view, **where) for view in (0, 1)]
     >>> targets = augself_targets(*rows, recipes.moco_v2())
     >>> {name: target.shape for name, target in targets.items()}
-    {'crop': (3, 4), 'flip': (3, 1), 'color': (3, 4), 'blur': (3, 1), 'solarize': (3, 1), 'grayscale': (3, 1)}
+    {'crop': (3, 4), 'flip': (3, 1), 'color': (3, 4), 'blur': (3, 1), 'solarize': (3, 1), 'grayscale': (3, 1), 'rotation': (3, 1)}
     """
     _check("augself_targets", "first", first)
     _check("augself_targets", "second", second)
@@ -75,6 +81,12 @@ def augself_targets(first: np.ndarray, second: np.ndarray, recipe: Recipe) -> di
         raise ValueError(
             f"augself_targets: first and second must be rows of the same samples, got {first['sample'][:4].tolist()} and "
             f"{second['sample'][:4].tolist()} (the first four)"
+        )
+    different = int((first["source"] != second["source"]).sum())
+    if different:
+        raise ValueError(
+            f"augself_targets: first and second must show the same images, got {different} of {len(first)} rows whose "
+            f"'source' differs; leave those out (pairs of images have no difference of crops)"
         )
     crop = _boxes(first) - _boxes(second)
     crop[:, 1] *= np.where(first["flip"], -1, 1)
@@ -85,6 +97,7 @@ def augself_targets(first: np.ndarray, second: np.ndarray, recipe: Recipe) -> di
         "blur": _if(first, "blur", first["blur_sigma"]) - _if(second, "blur", second["blur_sigma"]),
         "solarize": _if(second, "solarize", _inverted(second)) - _if(first, "solarize", _inverted(first)),
         "grayscale": first["grayscale"].astype(np.float64) - second["grayscale"],
+        "rotation": (first["rotation"].astype(np.int64) - second["rotation"]) % 4,
     }
     return {name: _columns(target) for name, target in targets.items()}
 
@@ -98,7 +111,7 @@ def augmentation_vector(rows: np.ndarray) -> np.ndarray:
 
     Returns
     -------
-    (N, 25) float32
+    (N, 33) float32
         Columns are `VECTOR_FIELDS`. All are 0 for an operation that was not applied; none needs scaling: crops, flags
         and turns lie in [0, 1], colours in about [-1, 1], sigma in its range [px].
 
@@ -135,6 +148,8 @@ def augmentation_vector(rows: np.ndarray) -> np.ndarray:
         rows["solarize"],
         _if(rows, "solarize", _inverted(rows)),
         rows["background"][:, None] == np.arange(1, len(BACKGROUND_MODES)),
+        rows["rotation"][:, None] == np.arange(1, 4),
+        rows["channel_order"][:, None] == np.arange(1, 6),
     ]
     return np.concatenate([_columns(column) for column in columns], 1)
 

@@ -144,6 +144,12 @@ class WindowOrder:
         """
         return self._flat.donors(epoch, positions, count)
 
+    @property
+    def smallest_window(self) -> int:
+        """Samples that every window holds at least, whatever shards an epoch puts into it."""
+        shards = int(np.diff(self._bounds).min())
+        return int(np.sort(np.diff(self.starts))[:shards].sum())
+
     def replacement(self, epoch: int, position: int, attempt: int) -> int:
         """Return the sample id that stands in for the sample at `position` when that one cannot be decoded.
 
@@ -157,7 +163,7 @@ class WindowOrder:
         drawn = begin + int(_stand_in(self._flat._key(epoch, _STAND_IN), position, attempt, end - begin))
         return int(self.sample_ids(epoch, np.array([drawn]))[0])
 
-    def shards_needed(self, epoch: int, position: int, ahead: int, count: int = 1) -> list[int]:
+    def shards_needed(self, epoch: int, position: int, ahead: int, count: int = 1, past: int = 0) -> list[int]:
         """Return which shards are needed from a position on, the next one first.
 
         Parameters
@@ -167,6 +173,8 @@ class WindowOrder:
             Shards beyond the window (those of the next windows, and of the next epoch's first), at least 0.
         count : int
             Positions that are read now, from `position` on: those of a batch of all ranks.
+        past : int
+            How many positions back donors lie: see `donors`.
 
         Returns
         -------
@@ -174,14 +182,15 @@ class WindowOrder:
             Shard numbers, each once: all that the samples at these positions, and their donors, lie in; then those ahead.
             Empty shards are left out.
         """
-        if not 0 <= position <= self.samples or ahead < 0 or count < 1:
+        if not 0 <= position <= self.samples or min(ahead, past) < 0 or count < 1:
             raise ValueError(
-                f"WindowOrder.shards_needed: position must be in [0, {self.samples}], ahead at least 0, count at least 1, got "
-                f"{position}, {ahead}, {count}"
+                f"WindowOrder.shards_needed: position must be in [0, {self.samples}], ahead at least 0, count at least 1, past at "
+                f"least 0, got {position}, {ahead}, {count}, {past}"
             )
         borders = self._epoch(epoch).first[self._bounds]
         # Donors of the last, partial block come from the one before it too.
-        reach = max(position - 2 * DONOR_BLOCK + 1, 0), min(position + count - 1 + DONOR_BLOCK, self.samples - 1)
+        last = max(position + count - 1 + DONOR_BLOCK, past if position < past else 0)
+        reach = max(position - max(2 * DONOR_BLOCK - 1, past), 0), min(last, self.samples - 1)
         begin, end = np.searchsorted(borders, reach, side="right").tolist()
         asked, needed = self._needed
         if asked != (epoch, begin, end, ahead):  # the same for all batches inside a window
@@ -285,25 +294,41 @@ class Ahead:
     Parameters
     ----------
     store : Store
-    masks : MaskStore or None
+    masks : MaskStore, several of them, or None
     order : Order or WindowOrder
     split : Split
     window : int
         Shards to fetch beyond the window that is being read.
+    past : int
+        How many positions back donors lie.
+    block : int
+        Samples work together in aligned blocks of so many positions; see `companions`.
     """
 
     def __init__(
-        self, store: Store, masks: MaskStore | None, order: Order | WindowOrder, split: Split, window: int
+        self,
+        store: Store,
+        masks: MaskStore | Sequence[MaskStore | None] | None,
+        order: Order | WindowOrder,
+        split: Split,
+        window: int,
+        *,
+        past: int = 0,
+        block: int = 1,
     ) -> None:
-        self._stores: list[Store | MaskStore] = [store] if masks is None else [store, masks]
-        self._order, self._split, self._window = order, split, window
+        sidecars = [masks] if isinstance(masks, MaskStore) or masks is None else masks
+        self._stores: list[Store | MaskStore] = [store, *(m for m in sidecars if m is not None)]
+        self._order, self._split, self._window, self._past, self._block = order, split, window, past, block
 
     def need(self, epoch: int, batch: int, start: int) -> None:
         """Announce batch number `batch` after position `start`, before its first image is read."""
         if not isinstance(self._order, WindowOrder):
             return
         step = self._split.step
-        first = min(start + batch * step, self._order.samples)
-        shards = self._order.shards_needed(epoch, first, ahead=self._window, count=step)
+        begin = start + batch * step
+        end = -(-(begin + step) // self._block) * self._block
+        begin = begin // self._block * self._block
+        first = min(begin, self._order.samples)
+        shards = self._order.shards_needed(epoch, first, ahead=self._window, count=end - begin, past=self._past)
         for store in self._stores:
             store.need(shards)

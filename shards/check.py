@@ -14,7 +14,7 @@ from .index import index_is_fresh, index_path, index_text, load_index
 from .index_text import ShardIndex, parse_index
 from .patterns import expand
 from .reader import IMAGE_EXTS, shard_fingerprint
-from .sidecar import MASK_EXT, count_masks, manifest_of, sidecar_path
+from .sidecar import MASKS, TEXTURES, SidecarKind, count_masks, manifest_of, sidecar_path
 from .tar import open_tar, read_members
 from .urls import is_url, shown
 
@@ -29,7 +29,7 @@ class Finding:
     shard: str
     """The file."""
     kind: str
-    """"tar", "index", "duplicate", "image" or "mask"."""
+    """"tar", "index", "duplicate", "image", "mask" or "texture"."""
     key: str | None
     """The sample, None if it is the file as a whole."""
     message: str
@@ -45,7 +45,7 @@ def check(
     masks_dir: str | os.PathLike[str] | None = None,
     image_exts: Sequence[str] = IMAGE_EXTS,
 ) -> list[Finding]:
-    """Check shards, their indexes and their mask sidecars.
+    """Check shards, their indexes and their sidecars of masks and textures.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def check(
     findings: list[Finding] = []
     exts = tuple(ext.lower().lstrip(".") for ext in image_exts)
     for shard in expand(shards):
-        sidecar = sidecar_path(shard, masks_dir)
+        sidecars = [(kind, sidecar_path(shard, masks_dir, kind)) for kind in (MASKS, TEXTURES)]
         try:
             with open_tar(shard) as data:
                 members, end = read_members(data, shard)
@@ -97,7 +97,8 @@ def check(
         except ShardError as error:
             findings.append(_finding(shard, "tar", error))
             continue
-        findings += _check_masks(shard, sidecar, index)
+        for kind, sidecar in sidecars:
+            findings += _check_sidecar(shard, sidecar, index, kind)
     return findings
 
 
@@ -173,35 +174,40 @@ def _check_images(
                 yield Finding(shard, "image", key, wrong)
 
 
-def _check_masks(shard: str, sidecar: str, index: ShardIndex) -> Iterator[Finding]:
+def _check_sidecar(shard: str, sidecar: str, index: ShardIndex, kind: SidecarKind) -> Iterator[Finding]:
     if not os.path.exists(sidecar):
         return
-    again = f"run 'figureground masks {shard}' again"
+    again, what = f"run 'figureground {kind.name} {shard}' again", kind.name[:-1]
     try:
         with open_tar(sidecar) as data:
             members, _ = read_members(data, sidecar)
             masks = parse_index(index_text(members), sidecar)
-            yield from _check_each_mask(sidecar, data, masks, {index.key(sample) for sample in range(len(index))})
+            yield from _check_each(sidecar, data, masks, {index.key(sample) for sample in range(len(index))}, kind)
         if not os.path.exists(index_path(sidecar)):
             yield Finding(sidecar, "index", None, f"has no index; run 'figureground index {sidecar}'")
         else:
             load_index(sidecar)
-        manifest = manifest_of(sidecar, masks)
+        manifest = manifest_of(sidecar, masks, kind)
         if os.path.exists(index_path(shard)) and index_is_fresh(shard) and manifest.source != shard_fingerprint(shard):
-            yield Finding(sidecar, "mask", None, f"made from another state of {shard}; {again}")
-        if manifest.count != count_masks(masks):
-            yield Finding(sidecar, "mask", None, f"promises {manifest.count} masks, has {count_masks(masks)}; {again}")
+            yield Finding(sidecar, what, None, f"made from another state of {shard}; {again}")
+        if manifest.count != count_masks(masks, kind):
+            yield Finding(
+                sidecar, what, None, f"promises {manifest.count} {kind.name}, has {count_masks(masks, kind)}; {again}"
+            )
     except ShardError as error:
-        yield _finding(sidecar, "mask", error)
+        yield _finding(sidecar, what, error)
 
 
-def _check_each_mask(sidecar: str, data: mmap.mmap, masks: ShardIndex, keys: set[bytes]) -> Iterator[Finding]:
+def _check_each(
+    sidecar: str, data: mmap.mmap, masks: ShardIndex, keys: set[bytes], kind: SidecarKind
+) -> Iterator[Finding]:
+    what, start_of = kind.name[:-1], kind.signature
     for sample in range(len(masks)):
         for row in range(int(masks.first[sample]), int(masks.first[sample + 1])):
-            if masks.exts[masks.ext[row]] != MASK_EXT.encode():
+            if masks.exts[masks.ext[row]] != kind.ext.encode():
                 continue
             start, key = int(masks.offset[row]), masks.key(sample)
             if key not in keys:
-                yield Finding(sidecar, "mask", _text(key), "no sample of the shard has this key")
-            if data[start : start + 8] != b"\x89PNG\r\n\x1a\n" or masks.size[row] < 8:
-                yield Finding(sidecar, "mask", _text(key), "its mask is no PNG")
+                yield Finding(sidecar, what, _text(key), "no sample of the shard has this key")
+            if data[start : start + len(start_of)] != start_of or masks.size[row] < 8:
+                yield Finding(sidecar, what, _text(key), f"its {what} is no {'PNG' if kind == MASKS else 'JPEG'}")

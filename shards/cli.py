@@ -89,7 +89,7 @@ def open_cache(args: argparse.Namespace, *others: str | None) -> ShardCache | No
 
 def add_pack(parser: argparse.ArgumentParser) -> None:
     """Give a parser the arguments of `pack`."""
-    parser.add_argument("src", metavar="SRC", help="folder of images; sub-folders are classes")
+    parser.add_argument("src", metavar="SRC", help="folder of images and videos; sub-folders are classes")
     parser.add_argument("out", metavar="OUT", help="folder of the shards")
     parser.add_argument("--shard-size-mb", type=float, default=256, metavar="MB", help="size of a shard (default: 256)")
     formats = ("keep", "jpg", "png")
@@ -98,6 +98,11 @@ def add_pack(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", default="shard", help="shards are NAME-000000.tar, ... (default: shard)")
     parser.add_argument("--limit", type=int, metavar="N", help="stop after N samples")
     parser.add_argument("--shuffle", type=int, metavar="SEED", help="store in a random order (default: by path)")
+    parser.add_argument("--every", type=int, default=1, metavar="K", help="of videos: every K-th frame (default: 1)")
+    parser.add_argument(
+        "--frame-size", type=int, metavar="PX", help="of videos: reduce the shorter side (default: keep)"
+    )
+    parser.add_argument("--frame-quality", type=int, default=95, metavar="Q", help="of videos: JPEG's (default: 95)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -107,6 +112,7 @@ def run_pack(args: argparse.Namespace) -> int:
         report = pack(
             args.src, args.out, shard_size_mb=args.shard_size_mb, image_ext=args.image_ext, jobs=args.jobs,
             progress=not args.quiet, name=args.name, limit=args.limit, shuffle_seed=args.shuffle,
+            every=args.every, frame_size=args.frame_size, frame_quality=args.frame_quality,
         )  # fmt: skip
     except ShardError as error:
         print(error)

@@ -11,7 +11,7 @@ from .fetched import each, load_remote_indexes
 from .index_text import ShardIndex
 from .reader import Store
 from .remote import RemoteFile
-from .sidecar import Manifest, manifest_place, parse_manifest, sidecar_path
+from .sidecar import MASKS, Manifest, SidecarKind, manifest_place, parse_manifest, sidecar_path
 from .urls import is_url, shown
 
 
@@ -36,7 +36,7 @@ def cache_for(store: Store, masks_dir: str | os.PathLike[str] | None, cache: Sha
 
 
 def find_sidecars(
-    store: Store, masks_dir: str | os.PathLike[str] | None, cache: ShardCache | None
+    store: Store, masks_dir: str | os.PathLike[str] | None, cache: ShardCache | None, kind: SidecarKind = MASKS
 ) -> list[RemoteFile | None]:
     """Look for the sidecars of a store's shards that are behind URLs.
 
@@ -47,6 +47,7 @@ def find_sidecars(
         Where the sidecars lie; by default beside their shards.
     cache : ShardCache, optional
         From `cache_for`.
+    kind : SidecarKind
 
     Returns
     -------
@@ -63,13 +64,15 @@ def find_sidecars(
     shards: list[str] = list(store.shards)
     if store.fetched is not None:  # their URLs in full
         shards = [shard if file is None else file.url for shard, file in zip(shards, store.fetched.files, strict=True)]
-    paths = [sidecar_path(shard, masks_dir) for shard in shards]
+    paths = [sidecar_path(shard, masks_dir, kind) for shard in shards]
     remote = cache.remote
     urls = [path if is_url(path) else None for path in paths]
     return each(lambda url, stop: None if url is None else remote.find(url, stop), urls)
 
 
-def load_sidecars(files: Sequence[RemoteFile | None], cache: ShardCache) -> list[tuple[int, ShardIndex, Manifest]]:
+def load_sidecars(
+    files: Sequence[RemoteFile | None], cache: ShardCache, kind: SidecarKind = MASKS
+) -> list[tuple[int, ShardIndex, Manifest]]:
     """Read the indexes and manifests of sidecars: two small requests each.
 
     Parameters
@@ -77,6 +80,7 @@ def load_sidecars(files: Sequence[RemoteFile | None], cache: ShardCache) -> list
     files : sequence of RemoteFile or None
         From `find_sidecars`.
     cache : ShardCache
+    kind : SidecarKind
 
     Returns
     -------
@@ -90,12 +94,12 @@ def load_sidecars(files: Sequence[RemoteFile | None], cache: ShardCache) -> list
     """
     there = [(number, file) for number, file in enumerate(files) if file is not None]
     indexes = load_remote_indexes([file for _, file in there], cache)
-    places = [manifest_place(shown(file.url), index) for (_, file), index in zip(there, indexes, strict=True)]
+    places = [manifest_place(shown(file.url), index, kind) for (_, file), index in zip(there, indexes, strict=True)]
     texts = each(
         lambda asked, stop: b"".join(cache.remote.blocks(asked[0], *asked[1], stop=stop)),
         [(file, place) for (_, file), place in zip(there, places, strict=True)],
     )
     return [
-        (number, index, parse_manifest(shown(file.url), text))
+        (number, index, parse_manifest(shown(file.url), text, kind))
         for (number, file), index, text in zip(there, indexes, texts, strict=True)
     ]

@@ -8,6 +8,7 @@ import resource
 import threading
 import weakref
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -44,6 +45,7 @@ class Maps:
         self._lock = threading.Lock()
         self._recent: OrderedDict[int, np.ndarray] = OrderedDict()
         self._alive: weakref.WeakValueDictionary[int, np.ndarray] = weakref.WeakValueDictionary()
+        self._addresses: dict[int, int] = {}
 
     def __getstate__(self) -> tuple[list[str], np.ndarray, int, bool]:
         return self.paths, self.status, self._limit, self._closed
@@ -72,10 +74,21 @@ class Maps:
             array = self._alive.get(number)
             if array is None:
                 array = self._alive[number] = self._open(number)
+                self._addresses[number] = array.ctypes.data
             self._recent[number] = array
             if len(self._recent) > self._limit:
                 self._recent.popitem(last=False)
             return array
+
+    def many(self, numbers: Sequence[int]) -> tuple[list[np.ndarray], list[int]]:
+        """Return many files at once, as `[]` does, and the addresses at which they begin."""
+        with self._lock:
+            found = [self._recent.get(number) for number in numbers]
+            for number, array in zip(numbers, found, strict=True):
+                if array is not None:
+                    self._recent.move_to_end(number)
+        arrays = [self[number] if array is None else array for number, array in zip(numbers, found, strict=True)]
+        return arrays, [self._addresses[number] for number in numbers]
 
     def _open(self, number: int) -> np.ndarray:
         path = self.paths[number]

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 _RANGE = re.compile(r"(\d+)\.\.(\d+)(?:\.\.(\d+))?")
 _LISTED, _LISTED_WEB = re.compile(r"[*?\[]"), re.compile(r"\*")
-SIDECAR_ENDING = ".masks.tar"
-"""Tars with this ending hold the masks of another shard; folders and globs pass them over."""
+SIDECAR_ENDING, TEXTURES_ENDING = ".masks.tar", ".textures.tar"
+"""Tars with these endings hold the masks and the textures of another shard; folders and globs pass them over."""
+SIDECAR_ENDINGS = (SIDECAR_ENDING, TEXTURES_ENDING)
 
 
 def expand(
@@ -38,7 +39,7 @@ def expand(
     Returns
     -------
     list of str
-        Sorted by absolute path or URL, each once. Mask sidecars (`*.masks.tar`) are left out unless named.
+        Sorted by absolute path or URL, each once. Sidecars (`*.masks.tar`, `*.textures.tar`) are left out unless named.
 
     Raises
     ------
@@ -154,8 +155,8 @@ def _expand_url(pattern: str, remote: Remote) -> list[str]:
         if not (_LISTED if not url.startswith(("http://", "https://")) else _LISTED_WEB).search(listing):
             found.append(url)
             continue
-        hide = not url.endswith(SIDECAR_ENDING)
-        matches = [name for name in remote.list(listing) if not (hide and name.endswith(SIDECAR_ENDING))]
+        hide = not url.endswith(SIDECAR_ENDINGS)
+        matches = [name for name in remote.list(listing) if not (hide and name.endswith(SIDECAR_ENDINGS))]
         if not matches:
             raise ShardError(f"{shown(url)}: no shard matches; check the URL")
         found += matches
@@ -170,5 +171,5 @@ def _matches(path: str) -> list[str]:
         candidates = [str(entry) for entry in Path(path).glob("*.tar")]
     else:
         candidates = glob.glob(path, recursive=True)
-    hide = not path.endswith(SIDECAR_ENDING)
-    return [name for name in candidates if os.path.isfile(name) and not (hide and name.endswith(SIDECAR_ENDING))]
+    hide = not path.endswith(SIDECAR_ENDINGS)
+    return [name for name in candidates if os.path.isfile(name) and not (hide and name.endswith(SIDECAR_ENDINGS))]

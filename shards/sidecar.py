@@ -1,4 +1,4 @@
-"""What a mask sidecar is: its name, its manifest, and whether it fits a shard."""
+"""What a sidecar is: its name, its manifest, and whether it fits a shard. There are two kinds: of masks and of textures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from .errors import ShardError
 from .index import load_index
 from .index_text import ShardIndex
-from .patterns import SIDECAR_ENDING
+from .patterns import SIDECAR_ENDING, SIDECAR_ENDINGS, TEXTURES_ENDING
 from .reader import shard_fingerprint
 from .tar import BLOCK, checksum_matches, header_name, header_size
 from .urls import beside, inside, is_url, shown, url_name
@@ -20,7 +20,29 @@ MASK_EXT = "mask.png"
 """Extension of a mask: the member is `<key>.mask.png`."""
 MANIFEST = "manifest.json"
 """Name of a sidecar's last member."""
-FORMAT = "figureground masks 1"
+
+
+@dataclass(frozen=True)
+class SidecarKind:
+    """What a sidecar holds."""
+
+    name: str
+    """Of its contents, and of the command that makes them."""
+    ending: str
+    """Of the sidecar's file name."""
+    ext: str
+    """Extension of its members."""
+    signature: bytes
+    """First bytes of a member."""
+
+    @property
+    def format(self) -> str:
+        """First line of a manifest."""
+        return f"figureground {self.name} 1"
+
+
+MASKS = SidecarKind("masks", SIDECAR_ENDING, MASK_EXT, b"\x89PNG\r\n\x1a\n")
+TEXTURES = SidecarKind("textures", TEXTURES_ENDING, "texture.jpg", b"\xff\xd8\xff")
 
 
 @dataclass(frozen=True)
@@ -32,7 +54,7 @@ class Manifest:
     source: str
     """`shard_fingerprint` of the shard the masks belong to."""
     count: int
-    """Number of masks."""
+    """Number of masks, or textures."""
     parameters: dict[str, Any] = field(default_factory=dict)
     """What the method was called with, as JSON holds it."""
     version: str = ""
@@ -41,13 +63,15 @@ class Manifest:
     """What came out, as JSON holds it: counts, a histogram of shares, samples without a mask; no times, so that equal
     masks are equal bytes."""
 
-    def to_json(self) -> bytes:
+    def to_json(self, kind: SidecarKind = MASKS) -> bytes:
         """Render as the bytes of `manifest.json`: sorted, so that equal manifests are equal bytes."""
-        return (json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True, indent=1) + "\n").encode()
+        return (json.dumps({"format": kind.format, **asdict(self)}, sort_keys=True, indent=1) + "\n").encode()
 
 
-def sidecar_path(shard: str | os.PathLike[str], masks_dir: str | os.PathLike[str] | None = None) -> str:
-    """Return where the masks of a shard lie: beside it, or in `masks_dir`.
+def sidecar_path(
+    shard: str | os.PathLike[str], masks_dir: str | os.PathLike[str] | None = None, kind: SidecarKind = MASKS
+) -> str:
+    """Return where the masks (or textures) of a shard lie: beside it, or in `masks_dir`.
 
     Examples
     --------
@@ -59,16 +83,17 @@ def sidecar_path(shard: str | os.PathLike[str], masks_dir: str | os.PathLike[str
     path = os.fspath(shard)
     remote = is_url(path)
     folder, name = os.path.split(path) if not remote else ("", url_name(path))
-    if name.endswith(SIDECAR_ENDING):
-        raise ShardError(f"{shown(path)}: a shard must be a tar of images, got a mask sidecar; name the shard itself")
+    if name.endswith(SIDECAR_ENDINGS):
+        what = "texture" if name.endswith(TEXTURES_ENDING) else "mask"
+        raise ShardError(f"{shown(path)}: a shard must be a tar of images, got a {what} sidecar; name the shard itself")
     if remote and masks_dir is None:
-        return beside(path, SIDECAR_ENDING)
+        return beside(path, kind.ending)
     target = folder if masks_dir is None else os.fspath(masks_dir)
-    name = os.path.splitext(name)[0] + SIDECAR_ENDING
+    name = os.path.splitext(name)[0] + kind.ending
     return inside(target, name) if is_url(target) else os.path.join(target, name)
 
 
-def read_manifest(path: str | os.PathLike[str]) -> Manifest:
+def read_manifest(path: str | os.PathLike[str], kind: SidecarKind = MASKS) -> Manifest:
     """Read the manifest of a sidecar.
 
     Raises
@@ -77,41 +102,43 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
         If the sidecar is missing or damaged, or has no manifest, or one of another format.
     """
     tar = os.fspath(path)
-    return manifest_of(tar, load_index(tar))
+    return manifest_of(tar, load_index(tar), kind)
 
 
-def manifest_of(tar: str, index: ShardIndex) -> Manifest:
+def manifest_of(tar: str, index: ShardIndex, kind: SidecarKind = MASKS) -> Manifest:
     """Read the manifest of a sidecar whose index is known."""
-    start, stop = manifest_place(tar, index)
+    start, stop = manifest_place(tar, index, kind)
     with open(tar, "rb") as file:
-        return parse_manifest(tar, os.pread(file.fileno(), stop - start, start))
+        return parse_manifest(tar, os.pread(file.fileno(), stop - start, start), kind)
 
 
-def manifest_place(tar: str, index: ShardIndex) -> tuple[int, int]:
+def manifest_place(tar: str, index: ShardIndex, kind: SidecarKind = MASKS) -> tuple[int, int]:
     """Find where in a sidecar its manifest begins and ends [bytes]."""
     stem, ext = os.path.splitext(MANIFEST)
     row = index.find(stem.encode(), ext[1:].encode())
     if row is None:
-        raise ShardError(f"{tar}: has no {MANIFEST}, so it is no complete sidecar; run 'figureground masks' again")
+        raise ShardError(
+            f"{tar}: has no {MANIFEST}, so it is no complete sidecar; run 'figureground {kind.name}' again"
+        )
     return int(index.offset[row]), int(index.offset[row] + index.size[row])
 
 
-def parse_manifest(tar: str, text: bytes) -> Manifest:
+def parse_manifest(tar: str, text: bytes, kind: SidecarKind = MASKS) -> Manifest:
     """Make a manifest of its JSON; `tar` is what messages call the sidecar."""
     try:
         document = json.loads(text)
-        if document.pop("format") != FORMAT:
+        if document.pop("format") != kind.format:
             raise ValueError
         if "result" not in document:  # older sidecars have it among the parameters
             document["result"] = document["parameters"].pop("result", {})
         return Manifest(**document)
     except (ValueError, TypeError, KeyError, AttributeError):
         raise ShardError(
-            f"{tar}: {MANIFEST} must be of format '{FORMAT}', got {text[:60]!r}; run 'figureground masks' again"
+            f"{tar}: {MANIFEST} must be of format '{kind.format}', got {text[:60]!r}; run 'figureground {kind.name}' again"
         ) from None
 
 
-def manifest_in_tail(tar: str, tail: bytes) -> Manifest | None:
+def manifest_in_tail(tar: str, tail: bytes, kind: SidecarKind = MASKS) -> Manifest | None:
     """Read the manifest, a sidecar's last member, from the sidecar's last bytes.
 
     Parameters
@@ -120,6 +147,7 @@ def manifest_in_tail(tar: str, tail: bytes) -> Manifest | None:
         What messages call the sidecar.
     tail : bytes
         Its end, from a multiple of 512 bytes on.
+    kind : SidecarKind
 
     Returns
     -------
@@ -135,7 +163,7 @@ def manifest_in_tail(tar: str, tail: bytes) -> Manifest | None:
         block = tail[at : at + BLOCK]
         if header_name(block) == MANIFEST.encode() and checksum_matches(block):
             size = header_size(block) or 0
-            return parse_manifest(tar, tail[at + BLOCK : at + BLOCK + size])
+            return parse_manifest(tar, tail[at + BLOCK : at + BLOCK + size], kind)
     return None
 
 
@@ -146,6 +174,7 @@ def sidecar_is_valid(
     method: str | None = None,
     parameters: Mapping[str, Any] | None = None,
     version: str | None = None,
+    kind: SidecarKind = MASKS,
 ) -> bool:
     """Tell whether a sidecar is complete, belongs to a shard as it is now, and was made as asked.
 
@@ -155,6 +184,7 @@ def sidecar_is_valid(
         The sidecar and its shard.
     method, parameters, version : optional
         What the manifest must hold; None accepts anything.
+    kind : SidecarKind
 
     Returns
     -------
@@ -170,20 +200,20 @@ def sidecar_is_valid(
     tar = os.fspath(path)
     try:
         index = load_index(tar)
-        manifest = manifest_of(tar, index)
+        manifest = manifest_of(tar, index, kind)
     except ShardError:
         return False
     asked = None if parameters is None else json.loads(json.dumps(dict(parameters)))
     return (
         manifest.source == source
-        and manifest.count == count_masks(index)
+        and manifest.count == count_masks(index, kind)
         and method in (None, manifest.method)
         and version in (None, manifest.version)
         and (asked is None or asked == manifest.parameters)
     )
 
 
-def count_masks(index: ShardIndex) -> int:
-    """Count the masks in a sidecar."""
-    name = MASK_EXT.encode()
+def count_masks(index: ShardIndex, kind: SidecarKind = MASKS) -> int:
+    """Count the masks, or textures, in a sidecar."""
+    name = kind.ext.encode()
     return int((index.ext == index.exts.index(name)).sum()) if name in index.exts else 0

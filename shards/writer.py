@@ -1,4 +1,4 @@
-"""Pack a folder of images into WebDataset shards: the same bytes for the same folder, however many threads work."""
+"""Pack a folder of images and videos into WebDataset shards: the same bytes for the same folder, however many threads work."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import json
 import os
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from rich.console import Console
@@ -20,6 +21,7 @@ from .files import publish
 from .folder import Source, list_images
 from .index import index_path, write_index
 from .pictures import prepare_image
+from .video import FrameOptions, Prepared, frame_jobs
 
 LABELS = "labels.json"
 """Beside the shards: the list of class names; a sample's `.cls` is a place in it."""
@@ -60,19 +62,24 @@ def pack(
     name: str = "shard",
     limit: int | None = None,
     shuffle_seed: int | None = None,
+    every: int = 1,
+    frame_size: int | None = None,
+    frame_quality: int = 95,
 ) -> PackReport:
-    """Pack a folder of images into shards `<name>-000000.tar`, ... with their indexes.
+    """Pack a folder of images and videos into shards `<name>-000000.tar`, ... with their indexes.
 
     Parameters
     ----------
     src : path
-        Folder of images, of any depth. The class of an image is the path of its folder, from `src` on.
+        Folder of images and videos, of any depth. The class of a file is the path of its folder, from `src` on. A folder
+        of frames `clip/00001.jpg` and a video `clip.mp4` give the same kind of keys: `clip/...`, in time.
     out : path
         Folder of the shards; made if there is none.
     shard_size_mb : float
         A shard is closed before it would grow beyond this [10^6 bytes].
     image_ext : {"keep", "jpg", "png"}
-        "keep" stores every file that DALI decodes as it is; "jpg" and "png" re-encode files of other formats.
+        "keep" stores every file that DALI decodes as it is; "jpg" and "png" re-encode files of other formats. Frames of
+        videos become JPEG files, with "png" PNG files.
     jobs : int
         Threads that read and decode.
     progress : bool
@@ -83,7 +90,13 @@ def pack(
         Stop after this many samples.
     shuffle_seed : int, optional
         Store the samples in a random order given by this number; by default in the order of their paths, class after
-        class. Shuffle for readers that stream.
+        class. Shuffle for readers that stream. Frames of a video stay together.
+    every : int
+        Take every so many-th frame of a video.
+    frame_size : int, optional
+        The shorter side of larger frames of videos is reduced to this [px].
+    frame_quality : int
+        Of the JPEG files of a video's frames, 1..100.
 
     Returns
     -------
@@ -98,11 +111,12 @@ def pack(
 
     Notes
     -----
-    Each image is decoded once to prove that it is one; files that are none are left out and reported. Components of a
-    sample are its image and, where it has a class, `.cls`: the place of its class in the sorted list of classes, which
-    is written to `labels.json`. Shards appear one by one, each of them whole.
+    Each image is decoded once to prove that it is one; files that are none are left out and reported; so is the rest of a
+    video that breaks off. Components of a sample are its image and, where it has a class, `.cls`: the place of its class in
+    the sorted list of classes, which is written to `labels.json`. Shards appear one by one, each of them whole.
     """
     _check_arguments(shard_size_mb, image_ext, jobs, name, limit)
+    frames = FrameOptions(every, frame_size, frame_quality)
     target = os.path.abspath(os.fspath(out))
     found = list_images(os.fspath(src), leave_out=target, shuffle_seed=shuffle_seed)
     _check_target(target, name)
@@ -111,12 +125,14 @@ def pack(
         bar = stack.enter_context(_bar(progress))
         task = bar.add_task(f"packing {os.fspath(src)}", total=len(found.sources))
         shards = stack.enter_context(_Shards(target, name, int(shard_size_mb * 1e6), report))
-        for source, result in _prepare(found.sources, image_ext, jobs):
+        last = ""
+        for source, result in _prepare(found.sources, image_ext, jobs, frames):
             if isinstance(result, str):
                 report.skipped.append((source.relative, result))
             else:
                 shards.add(source, *result)
-            bar.advance(task)
+            bar.advance(task, source.path != last)
+            last = source.path
             if report.samples == limit:
                 break
     if report.samples == 0:
@@ -180,13 +196,26 @@ class _Shards:
         self._report.image_bytes += len(image)
 
 
-def _prepare(sources: Iterable[Source], image_ext: str, jobs: int) -> Iterator[tuple[Source, tuple[bytes, str] | str]]:
+def _jobs(
+    sources: Iterable[Source], image_ext: str, frames: FrameOptions
+) -> Iterator[tuple[Source, Callable[[], Prepared]]]:
+    """Yield each image, and each frame of a video, with the work that makes its file."""
+    for source in sources:
+        if source.video:
+            yield from frame_jobs(source, image_ext, frames)
+        else:
+            yield source, partial(_read, source, image_ext)
+
+
+def _prepare(
+    sources: Iterable[Source], image_ext: str, jobs: int, frames: FrameOptions
+) -> Iterator[tuple[Source, Prepared]]:
     """Read and check files with threads, in order, a few ahead; a text in place of an image says what is wrong."""
-    waiting: deque[tuple[Source, Future[tuple[bytes, str] | str]]] = deque()
+    waiting: deque[tuple[Source, Future[Prepared]]] = deque()
     pool = ThreadPoolExecutor(jobs)
     try:
-        for source in sources:
-            waiting.append((source, pool.submit(_read, source, image_ext)))
+        for source, work in _jobs(sources, image_ext, frames):
+            waiting.append((source, pool.submit(work)))
             if len(waiting) > 4 * jobs:
                 head, future = waiting.popleft()
                 yield head, future.result()
@@ -197,7 +226,7 @@ def _prepare(sources: Iterable[Source], image_ext: str, jobs: int) -> Iterator[t
         pool.shutdown(cancel_futures=True)
 
 
-def _read(source: Source, image_ext: str) -> tuple[bytes, str] | str:
+def _read(source: Source, image_ext: str) -> Prepared:
     try:
         with open(source.path, "rb") as file:
             return prepare_image(file.read(), image_ext)

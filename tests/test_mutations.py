@@ -22,6 +22,7 @@ SOURCES = sorted(KERNELS.glob("*.cu"))
 # (file, one of the two lines above or the line below) of barriers that nothing needs while the others are there: why.
 SPARE_BARRIERS = {
     ("resample.cu", "const Plane& p = s.plane;"): "the tile before ends with a barrier, the first has none before",
+    ("resample_cubic.cuh", "const Plane& p = s.plane;"): "as in resample.cu",
     ("saliency_graph.cu", "for (int f = 0; f < 4; f++) board.colors[f][i] *= scale;"): "two stretches come first",
     (
         "saliency_graph.cu",
@@ -77,6 +78,12 @@ FAULTS = [  # stem, pattern, replacement
     ("resample", r"p\.flip \? width - 1 - x : x", "x"),
     ("resample", r"valid = width - left - x", "valid = width - left - x + 1"),
     ("resample", r"w\.count = end - begin", "w.count = end - begin + 1"),
+    ("resample", r"255 \* 64\)", "255 * 65)"),
+    ("resample", r"totals\[i\] >> 20, 0\), 255\)", "totals[i] >> 20, 0), 254)"),
+    ("resample", r"16384\.5\)", "16384.0)"),
+    ("resample", r"piece < 2 \? -1\.0 : 1\.0", "piece < 3 ? -1.0 : 1.0"),
+    ("resample", r"window\.first \+ window\.count - r0, rows", "window.first + window.count - r0 - 1, rows"),
+    ("resample", r"at \+ \(long long\)i \* WARPS \* p\.pitch", "at + (long long)i * p.pitch"),
     ("saliency_barrier", r"k >= 0", "k > 1"),
     ("saliency_barrier", r"threadIdx\.x < height\)", "threadIdx.x < width)"),
     ("saliency_border", r"\(width \+ 5\) / 10", "(width + 4) / 10"),

@@ -84,6 +84,13 @@ def test_neighbours(sets):
     assert result["accuracy"]["Mixed-Next"] == 0
 
 
+def test_linear_probe(sets):
+    result = _measure(sets, "ground", probe="linear")
+    assert result["probe"] == "linear"
+    assert result["accuracy"]["Original"] == result["accuracy"]["Mixed-Same"] == 100
+    assert result["accuracy"]["Mixed-Next"] == 0
+
+
 def test_votes_by_hand():
     bank = np.array([[1, 0], [0.8, 0.6], [0.6, 0.8], [0, 1]], np.float32)
     labels = np.array([7, 3, 3, 7])
@@ -119,8 +126,10 @@ def test_command(sets, tmp_path, capsys):
 
 
 def test_messages(sets, tmp_path):
-    with pytest.raises(ValueError, match="probe must be None or 'knn', got 'linear'"):
-        _measure(sets, "figure", probe="linear")
+    with pytest.raises(ValueError, match="probe must be None, 'knn' or 'linear', got 'svm'"):
+        _measure(sets, "figure", probe="svm")
+    with pytest.raises(ValueError, match="fit_probe: probe must be None, 'knn' or 'linear', got 'svm'"):
+        bggap.fit_probe("svm", np.zeros((2, 2)), np.arange(2))
     with pytest.raises(ValueError, match="must name the class of each of the model's 3 outputs, got 2"):
         _measure(sets, "figure", classes=[0, 1])
     with pytest.raises(ValueError, match="an output for each class of the sets, up to 2, got 1 outputs"):

@@ -27,7 +27,7 @@ def test_demo_takes_a_users_folder(folder, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "demo on the CPU" in out
     assert "24 samples of 3 classes" in out
-    assert out.count("images/s") == 6
+    assert out.count("images/s") == 7
     sheet = Image.open(tmp_path / "out" / "contact_sheet.png")
     assert sheet.width > 1500
     assert np.asarray(sheet).std() > 20

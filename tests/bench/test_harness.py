@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import time
 
 from figureground.bench import __main__ as door
-from figureground.bench.harness import Timing, machine, measure, print_table, write_json
+from figureground.bench.harness import Timing, cpu_seconds, machine, measure, print_table, write_json
 
 
 def test_cases_take_turns():
@@ -36,3 +38,24 @@ def test_unknown_verbs_are_listed(capsys):
     assert door.main(["nonsense"]) == 2
     err = capsys.readouterr().err
     assert all(verb in err for verb in door.VERBS)
+
+
+def test_cpu_time_counts_live_workers():
+    code = "import time\nwhile time.process_time() < 0.2: pass\ntime.sleep(60)"
+    before, own = cpu_seconds(), time.process_time()
+    worker = multiprocessing.get_context("spawn").Process(target=exec, args=(code,))
+    worker.start()
+    try:
+        spent, deadline = 0.0, time.monotonic() + 60
+        while spent < 0.15 and time.monotonic() < deadline:
+            time.sleep(0.05)
+            spent = cpu_seconds() - before - (time.process_time() - own)
+        assert spent >= 0.15  # ticks are of 10 ms, rounded down twice
+    finally:
+        worker.terminate()
+        worker.join()
+
+
+def test_tables_write_yes_and_no(capsys):
+    print_table({"a": {"equal": True, "why": None}, "b": {"equal": False, "n": 1.5}}, title="t")
+    assert [line.split()[1:] for line in capsys.readouterr().out.splitlines()[1:]] == [["yes"], ["NO", "1.5"]]

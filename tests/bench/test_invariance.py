@@ -154,11 +154,50 @@ def test_sets(discs, kind):
         np.testing.assert_array_equal(
             np.sort(sets.reshape(10, 4, -1)), np.sort(np.stack([objects.views.reshape(10, -1)] * 4, 1))
         )
+    if kind == "illumination":
+        assert (sets[:, :, :, 24, 24] > 0).all()  # nothing is put out
+        assert 0.5 < sets.mean() / objects.views.mean() < 1.6
     if kind == "occlusion":
         covered = np.array([(~same[n])[:, objects.masks[n] >= 51].mean(1) for n in range(10)]).mean(0)
         assert (np.diff(covered) > 0).all()
         assert covered[-1] == pytest.approx(0.5, abs=0.2)
         assert same.transpose(0, 2, 3, 1)[ground & (np.arange(48) < 4)].mean() > 0.9  # blocks lie on the figure
+
+
+def test_light_comes_from_all_sides():
+    """On a flat grey the values are 255 * 0.5 ** gamma times the ramp; the four images of a set are lit from four quarters."""
+    flat = np.full((30, 3, 21, 21), 128, np.uint8)
+    sets = make_sets(flat, flat[:, 0], "illumination", count=4)[:, :, 0].astype(float)
+    middle = 255 * (128 / 255) ** (2 ** np.array([0.5, -0.5]))
+    assert middle[0] - 1 <= sets[..., 10, 10].min() < sets[..., 10, 10].max() <= middle[1] + 1
+    assert np.ptp(sets[:, 0, 10, 10]) > 20  # the gammas differ
+    ratio = sets.max((2, 3)) / sets.min((2, 3))
+    assert (ratio <= 1.6 / 0.4 + 0.2).all()
+    assert (ratio > 3.2).all()  # corner pixels' centres are inside the corners; clipping at 255 is rare
+    right, down = sets[..., 10, 20] - sets[..., 10, 0], sets[..., 20, 10] - sets[..., 0, 10]
+    middles = (np.arange(4) + 0.5) * np.pi / 2
+    off = (np.arctan2(down, right) - middles + np.pi) % (2 * np.pi) - np.pi
+    assert np.abs(off).max() < np.pi / 4 + 0.02  # values are rounded
+    assert np.abs(off).max() > np.pi / 8
+
+
+def test_encoders_under_changing_light():
+    """Objects of 20 classes are flat grey with one black cell. Black stays black: a neuron that sees it is invariant; one that
+    compares sides fires for one or two of eight lights."""
+    views = np.full((60, 3, 20, 20), 110, np.uint8)
+    labels = np.arange(60) // 3
+    for n, label in enumerate(labels):
+        views[n, :, 4 * (label // 5) : 4 * (label // 5) + 4, 4 * (label % 5) : 4 * (label % 5) + 4] = 0
+    sets = make_sets(views, views[:, 0], "illumination", count=8).reshape(480, 3, 20, 20)
+    cells = sets[:, 0].reshape(480, 5, 4, 5, 4).mean((2, 4)).reshape(480, 25)[:, :20]
+    objects, classes = np.arange(60).repeat(8), labels.repeat(8)
+    seeing = invariance(np.where(cells == 0, 1.0, 0.0), objects, classes, top=[1])["top"][1]["invariance"]
+    means = sets[:, 0].astype(float)
+    sides = np.stack([means[:, :, 10:].mean((1, 2)) - means[:, :, :10].mean((1, 2)),
+                      means[:, 10:].mean((1, 2)) - means[:, :10].mean((1, 2))], 1)  # fmt: skip
+    measuring = invariance(sides, objects, classes, top=[1])["top"][1]["invariance"]
+    assert seeing == pytest.approx(1)
+    assert measuring < 0.35
 
 
 def test_keys():

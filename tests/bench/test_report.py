@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from figureground.bench import report
-from figureground.bench.charts import Bar, bar_chart, line_chart, table, ticks
+from figureground.bench.charts import Bar, bar_chart, lanes, line_chart, table, ticks
 
 MACHINE = {
     "date": "2026-01-02", "cpu": "A <fast> CPU", "cores": 2, "python": "3.11.9", "gpu": None, "commit": "abc1234",
@@ -66,11 +66,42 @@ SIMULATE = {
         "resources": {"CPU": {"images_per_s_a_node": 900.0, "needs": 10.0, "has": 9.0, "unit": "cores"}},
     },
 }  # fmt: skip
+PRESETS = {"ideal: read and decode": row(1.0), "moco_v2, simsiam": row(2.0), "mae": row(0.9)}
+STALLS = {
+    "10 ms, sleep": {"batches": 7, "waited_ms": 30.5, "step_ms": 10.25, "stall_share": 0.748},
+    "200 ms, sleep": {"batches": 6, "waited_ms": 0.375, "step_ms": 200.5, "stall_share": 0.0019},
+}
+SCALING = {
+    "machine": MACHINE, "device": "cpu", "batch_size": 64, "threads": 2, "rounds": 3,
+    "scaling": {
+        "threads": {"1": {**row(2.0), "speedup": 1.0}, "2": {**row(2.1), "speedup": 1.83}},
+        "p": {"0": {**row(2.0), "cpu_ratio": 1.0}, "1": {**row(2.5), "cpu_ratio": 1.25}},
+    },
+}  # fmt: skip
+CHECKS = {
+    "figureground": {"mean": [0.125] * 3, "std": [1.0] * 3, "gray": 0.203, "step": 0.101, "equal": True, "why": ""},
+    "OpenCV by hand": {"equal": False, "why": "gives something else"},
+}
+CUDA = {
+    "machine": MACHINE, "device": "cuda", "dtype": "float16",
+    "peers_cuda": {
+        "a: DALI decode only": {**row(0.1), "gpu_memory_mb": 812.5},
+        "b: figureground, sidecar masks": {**row(0.11), "gpu_memory_mb": 913.5, "equal_work": True},
+        "d: DALI's operators, no swap": {**row(0.21), "gpu_memory_mb": 914.5, "equal_work": False},
+    },
+    "ratios": {"b/a": {"ratio": 0.909, "goal": 0.95, "met": "no"}},
+    "equal_work": {"bounds": {"mean": 0.15}, "checks": CHECKS}, "skipped": {"e: kornia": "kornia is not installed"},
+}  # fmt: skip
+TIMELINE = {
+    "machine": MACHINE, "batch_size": 32, "step_ms": 30.0,
+    "timeline": {"trainer": [[0.0, 30.5, "step"], [30.5, 40.5, "waits"]], "producer": [[1.25, 20.75, "make views"]]},
+}  # fmt: skip
 ALL = {
-    "throughput": THROUGHPUT, "peers": PEERS, "kernels": KERNELS, "saliency": SALIENCY, "python": PYTHON, "startup": STARTUP,
+    "throughput": {**THROUGHPUT, "presets": PRESETS, "stalls": STALLS}, "scaling": SCALING, "cuda": CUDA, "timeline": TIMELINE,
+    "peers": PEERS, "kernels": KERNELS, "saliency": SALIENCY, "python": PYTHON, "startup": STARTUP,
     "simulate": SIMULATE,
 }  # fmt: skip
-VOID = {"meta", "line", "rect", "circle", "polyline"}
+VOID = {"meta", "br"}
 
 
 class Checker(HTMLParser):
@@ -101,8 +132,8 @@ class Checker(HTMLParser):
 
 
 def numbers(value):
-    if isinstance(value, dict):
-        return [n for v in value.values() for n in numbers(v)]
+    if isinstance(value, dict | list):
+        return [n for v in (value.values() if isinstance(value, dict) else value) for n in numbers(v)]
     return [value] if isinstance(value, int | float) and not isinstance(value, bool) else []
 
 
@@ -156,12 +187,12 @@ def test_scaling_where_documents_differ():
     page = report.make_page({"a": THROUGHPUT, "b": other})
     assert "By batch size" in page
     assert "Throughput: a" in page
-    assert "Scaling" not in report.make_page({"a": THROUGHPUT})
+    assert "Several runs" not in report.make_page({"a": THROUGHPUT})
     checked(page)
 
 
 def test_charts_by_hand():
-    # 760 - 250 - 150 = 360 px for the longest bar; the other is half as long.
+    # 820 - 310 - 150 = 360 px for the longest bar; the other is half as long.
     chart = bar_chart("t", "ms", [Bar("a", (2.0,), "2"), Bar("b", (1.0,), "1", spread=0.0)])
     assert re.findall(r'height="18" class="s0"', chart) == ['height="18" class="s0"'] * 2
     assert re.findall(r'width="([\d.]+)" height="18"', chart) == ["360.0", "180.0"]
@@ -182,7 +213,42 @@ def test_main(tmp_path, capsys):
     checked(out.read_text())
     paths[0].write_text("{}")
     assert report.main([str(paths[0]), "--out", str(out)]) == 2
-    assert "throughput must have one of epochs, peers" in capsys.readouterr().err
+    assert "throughput must have one of epochs, scaling, peers" in capsys.readouterr().err
+
+
+def test_other_work_is_marked_not_hidden():
+    peers = {**PEERS["peers"], "OpenCV by hand": {**PEERS["peers"]["OpenCV by hand"], "equal_work": False}}
+    document = {
+        **PEERS, "peers": peers, "equal_work": {"bounds": {"mean": 0.15}, "checks": CHECKS},
+        "skipped": {"kornia": "kornia is not installed"}, "decoders": {"DALI (ours)": {**row(1.0), "cpu_ratio": 1.0}},
+    }  # fmt: skip
+    text = " ".join(checked(report.make_page({"peers": document})).text)
+    assert "OpenCV by hand (other work)" in text
+    assert "no: gives something else" in text
+    assert "kornia: kornia is not installed" in text
+    assert "mean 0.15" in text
+    assert "Decoding alone" in text
+
+
+def test_ours_without_swaps_is_no_peer():
+    ours = {**row(2.0), "cpu_ratio": 0.9}
+    peers = {**PEERS, "peers": {**PEERS["peers"], "figureground, no swap": ours}}
+    assert "The nearest peer, OpenCV by hand" in report.peers_section(peers)
+
+
+def test_stalls_and_presets_are_parts_of_throughput():
+    page = report.make_page({"t": {**THROUGHPUT, "presets": PRESETS, "stalls": STALLS}})
+    assert "74.8 %" in page
+    assert "A trainer whose step of 64 images takes 200 ms, sleep waits for nothing." in page
+    assert "2.00 ms, 950/s" in page
+    assert "Each preset" not in report.make_page({"t": THROUGHPUT})
+
+
+def test_lanes_by_hand():
+    # 820 - 170 = 650 px for 40 ms: 10 ms are 162.5 px.
+    picture = lanes("t", "ms", {"a": [(0.0, 10.0, "x"), (10.0, 40.0, "y")], "b": []})
+    assert re.findall(r'width="([\d.]+)" height="16"', picture) == ["162.5", "487.5"]
+    assert lanes("t", "ms", {}) == ""
 
 
 def test_unknown_documents_are_refused():

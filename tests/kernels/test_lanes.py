@@ -6,7 +6,7 @@ import numba
 import numpy as np
 import pytest
 
-from figureground.kernels.lanes import bytes_at, transpose_int16, transpose_uint8, weigh_lanes
+from figureground.kernels.lanes import bytes_at, transpose_int16, transpose_uint8, weigh_byte_lanes, weigh_lanes
 
 
 @numba.njit
@@ -20,6 +20,11 @@ def _transpose(wide, source, source_pitch, target, target_pitch):
 @numba.njit
 def _weigh(source, step, weights, count, target):
     weigh_lanes(source.ctypes.data, step, weights.ctypes.data, count, target.ctypes.data)
+
+
+@numba.njit
+def _weigh_bytes(source, step, weights, count, target):
+    weigh_byte_lanes(source.ctypes.data, step, weights.ctypes.data, count, target.ctypes.data)
 
 
 @numba.njit
@@ -45,6 +50,18 @@ def test_weigh_lanes(count):
     _weigh(source, source.strides[0], weights, count, target)
     want = ((source[:, 0].astype(np.int64) * weights[:, None]).sum(0) + 2**19) >> 20
     np.testing.assert_array_equal(target[:16], want)
+    assert target[16] == 0
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 40])
+def test_weigh_byte_lanes(count):
+    rng = np.random.default_rng(count)
+    source = rng.integers(0, 256, (count, 3, 16), dtype=np.uint8)
+    weights = rng.integers(-20000, 20000, count).astype(np.int32)
+    target = np.zeros(17, np.int16)
+    _weigh_bytes(source, source.strides[0], weights, count, target)
+    want = ((source[:, 0].astype(np.int64) * weights[:, None]).sum(0) + 2**7) >> 8
+    np.testing.assert_array_equal(target[:16], want.clip(0, 255 * 64))
     assert target[16] == 0
 
 

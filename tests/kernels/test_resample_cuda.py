@@ -18,7 +18,7 @@ def _render_on(device, arrays, masks, rows, size):
     masks = None if masks is None else Ragged.from_arrays([device.array(m) for m in masks])
     views = np.zeros((len(rows), 3, *size), np.uint8)
     view_masks = None if masks is None else np.zeros((len(rows), *size), np.uint8)
-    resample._cuda(planes_of(rows, images, masks, size), rows, views, view_masks)
+    resample._cuda(planes_of(rows, images, masks, size), rows, views, view_masks, cubic=False)
     return views, view_masks
 
 

@@ -97,6 +97,33 @@ def test_the_figure_stays_and_the_ground_goes():
     assert edge.any()  # edges are soft
 
 
+@pytest.mark.parametrize("source", ["whole", "inpainted"])
+def test_images_donors_and_swap_negatives_take_the_views_filter(source):
+    """All of noise, whose bicubic views have more contrast; masks are the same for both filters."""
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (100, 120, 3), dtype=np.uint8) for _ in range(8)]
+    masks = [np.zeros((100, 120), np.uint8) for _ in images]
+    for mask in masks:
+        mask[30:70, 40:80] = 255
+    found = {}
+    for how in ("bilinear", "bicubic"):
+        crop = recipes.Crop(64, (0.2, 0.6), interpolation=how)
+        view = recipes.View(crop, background=recipes.Background("swap", p=1.0, source=source))
+        found[how] = _augment(recipes.Recipe("noise", (view, view), **IDENTITY), images, masks)
+    (views, view_masks, negatives, plans), (sharp, sharp_masks, sharp_negatives, sharp_plans) = found.values()
+    for v in range(2):
+        np.testing.assert_array_equal(plans[v], sharp_plans[v])
+        np.testing.assert_array_equal(view_masks[v], sharp_masks[v])
+    where = np.stack([view_masks[0] == 255, view_masks[0] == 0], 1)  # figure, ground
+    for before, after in ((views[0], sharp[0]), (negatives[:, 0], sharp_negatives[:, 0])):
+        for i in range(len(images)):
+            for k, part in enumerate(where[i]):
+                if k == 1 and source == "inpainted" and after is sharp[0]:
+                    continue  # partly filled in smoothly
+                if part.sum() > 100:
+                    assert after[i][:, part].std() > 1.02 * before[i][:, part].std()
+
+
 def test_a_donor_fills_the_ground_with_its_own_crop():
     images, masks = _figures(6)
     donors_image = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)

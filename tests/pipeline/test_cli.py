@@ -52,6 +52,28 @@ def test_index_check_masks_run(packed, capsys):
     assert "bottleneck: the " in out
 
 
+def test_show_views_of_pairs(packed, tmp_path, capsys):
+    words = [
+        "show",
+        "views",
+        packed,
+        "--device",
+        "cpu",
+        "--size",
+        "32",
+        "--rows",
+        "4",
+        "--out",
+        str(tmp_path / "a.png"),
+    ]
+    assert cli.main([*words, "--pairs", "clip", "--gap", "1", "3", "--object-crops"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("sample ")]
+    assert all("image of sample" not in line for line in lines[::2])
+    assert all("view 1: image of sample" in line for line in lines[1::2])
+    assert cli.main([*words, "--pairs", "class", "--gap", "1", "3"]) == 2
+    assert "gap must be None for kind 'class'" in capsys.readouterr().err
+
+
 def test_show_views_draws_and_describes(packed, tmp_path, capsys):
     sheet = tmp_path / "sheet.png"
     arguments = [

@@ -14,8 +14,8 @@ import pytest
 from loader_tools import make
 from pipeline_shards import disc_image, write_tar
 
-from figureground.pipeline.assemble import ErrorBudgetExceeded
 from figureground.pipeline.masks_job import make_masks
+from figureground.pipeline.quarantine import ErrorBudgetExceeded
 from figureground.shards.index import write_index
 from figureground.shards.writer import pack
 

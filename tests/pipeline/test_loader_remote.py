@@ -10,6 +10,7 @@ from loader_tools import make
 from pipeline_shards import write_shards
 
 from figureground.pipeline import recipes
+from figureground.pipeline.textures_job import make_textures
 from figureground.shards.cache import ShardCache
 from figureground.shards.errors import ShardError
 
@@ -106,3 +107,32 @@ def test_masks_in_a_store(site, tmp_path):
         assert not any(mask.any() for mask in _masks(none).values()), "there are none beside the shards"
     with pytest.raises(ShardError, match=r"masks: sidecars behind a URL need a cache; pass cache=ShardCache"):
         make(site.folder, RECIPE, masks="sidecar", masks_dir=sidecars)
+
+
+def test_textures_in_a_store(site, tmp_path):
+    """As masks: shards behind a URL or here, the same negatives as with local textures."""
+    make_textures(site.folder, out=tmp_path / "textures", size=32, block=16, overlap=4, progress=False)
+    for path in (tmp_path / "textures").iterdir():
+        site.files[f"textures/{path.name}"] = path.read_bytes()
+    url, largest = site.url + "part-{000000..000009}.tar", max(len(data) for data in site.files.values())
+    cache = ShardCache(tmp_path / "cache", 40 * largest)
+    recipe = recipes.moco_v2(32).with_negatives("texture-file")
+
+    def negatives(loader):
+        return {int(i): n.numpy() for batch in loader for i, n in zip(batch["index"], batch["negatives"], strict=True)}
+
+    with (
+        make(site.folder, recipe, textures_dir=tmp_path / "textures") as local,
+        make(url, recipe, textures_dir=site.url + "textures", cache=cache, window=2) as remote,
+        make(site.folder, recipe, textures_dir=site.url + "textures", cache=cache) as mixed,
+    ):
+        want = negatives(local)
+        for loader in (remote, mixed):
+            got = negatives(loader)
+            assert want.keys() == got.keys()
+            for index, found in got.items():
+                np.testing.assert_array_equal(found, want[index])
+    with pytest.raises(
+        ValueError, match=r"found none in http://127\.0\.0\.1:\d+/elsewhere; run 'figureground textures'"
+    ):
+        make(site.folder, recipe, textures_dir=site.url + "elsewhere?sig=secret", cache=cache)

@@ -14,8 +14,10 @@ from masks_stores import S3, contents, run, statuses
 from figureground.pipeline.masks_engines import LocalEngine
 from figureground.pipeline.masks_job import import_masks, make_masks
 from figureground.pipeline.masks_target import Lookahead, Target
+from figureground.pipeline.textures_job import make_textures
 from figureground.shards import MaskStore, ShardError, Store
 from figureground.shards.cache import ShardCache
+from figureground.shards.masks import TEXTURES
 from figureground.shards.upload import UploadRefused
 
 pytestmark = pytest.mark.usefixtures("short_waits")
@@ -161,3 +163,33 @@ def test_the_real_thing(remote_shards, bucket, tmp_path, capsys):
     )
     assert (page.images, page.samples, page.masks) == (same.images, same.samples, same.masks)
     assert Path(page.path).read_text().count('"photo": ') == 25
+
+
+def test_textures_go_the_same_way(remote_shards, bucket, tmp_path):
+    """Beside masks in the same folder; made again of another state alone; read by a store of their kind."""
+    here, settings = tmp_path / "out", {"size": 32, "block": 16, "overlap": 4, "threads": 1, "progress": False}
+    make_textures(tmp_path / "shards", out=here, **settings)
+    want = {path.name: path.read_bytes() for path in here.iterdir()}
+    assert sorted(want)[1] == "part-000000.textures.tar"
+    cache = ShardCache(tmp_path / "cache", 10**9, storage_options=bucket.options)
+    run(remote_shards, S3, cache=cache)
+    made = make_textures(remote_shards, out=S3, cache=cache, jobs=2, **settings)
+    assert made["sidecars"] == {"made": 3, "kept": 0, "failed": 0}
+    assert made["shards"][0]["sidecar"] == f"{S3}/part-000000.textures.tar"
+    there = contents(S3, bucket.options)
+    assert {name: data for name, data in there.items() if ".textures." in name} == want
+    assert len(there) == 12, "the masks are still there"
+    kept = make_textures(remote_shards, out=S3, cache=cache, **settings)
+    assert kept["sidecars"] == {"made": 0, "kept": 3, "failed": 0}
+    assert kept["textures"] == made["textures"] == 60
+    with pytest.raises(ShardError, match=r"part-000000\.textures\.tar: was made otherwise \(seed 0, asked for 1\)"):
+        make_textures(remote_shards, out=S3, cache=cache, seed=1, **settings)
+    with (
+        Store(remote_shards, cache=cache) as store,
+        MaskStore(store, S3, kind=TEXTURES) as textures,
+        MaskStore(store, S3) as masks,
+        Store(tmp_path / "shards") as local,
+        MaskStore(local, here, kind=TEXTURES) as others,
+    ):
+        for sample in (0, 33, 59):
+            assert bytes(textures.mask(sample)) == bytes(others.mask(sample)) != bytes(masks.mask(sample))

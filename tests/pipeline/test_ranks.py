@@ -77,6 +77,12 @@ def test_the_environment_is_asked_last(monkeypatch):
     with pytest.raises(ValueError, match="RANK and WORLD_SIZE must be integers, got 'two' and '5'"):
         find_rank(None, None)
     monkeypatch.delenv("RANK")
+    with pytest.raises(ValueError, match="RANK must be set beside WORLD_SIZE=5, got none; pass rank= and world_size="):
+        find_rank(None, None)
+    assert find_rank(0, 1) == (0, 1)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert find_rank(None, None) == (0, 1)
+    monkeypatch.delenv("WORLD_SIZE")
     assert find_rank(None, None) == (0, 1)
     with pytest.raises(ValueError, match="must be given together"):
         find_rank(1, None)

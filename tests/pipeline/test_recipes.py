@@ -43,6 +43,17 @@ def test_multi_crop_recipes_have_their_papers_constants():
     assert [v.background is not None for v in dino.with_background("swap").views] == [True] * 2 + [False] * 8
 
 
+def test_crops_are_resized_by_the_filter_of_the_papers_code():
+    bicubic = {"dino", "dinov2", "mae", "barlow_twins", "vicreg"}
+    for name, preset in recipes.PRESETS.items():
+        recipe = preset()
+        assert {v.crop.interpolation for v in recipe.views} == {"bicubic" if name in bicubic else "bilinear"}
+        assert recipe.name == name
+        assert {v.crop.interpolation for v in recipe.with_size(64).views} == {recipe.views[0].crop.interpolation}
+    assert recipes.eval(interpolation="bicubic").views[0].crop.interpolation == "bicubic"
+    assert recipes.eval(interpolation="bicubic").fingerprint != recipes.eval().fingerprint
+
+
 def test_plain_recipes():
     (view,) = recipes.mae().views
     assert (view.crop.scale, view.flip_p, view.jitter) == ((0.2, 1.0), 0.5, None)
@@ -89,6 +100,7 @@ def test_with_size_scales_all_crops():
         (lambda: recipes.Crop(0), "size must be at least 1 px, got 0"),
         (lambda: recipes.Crop(224, resize=200), "resize must be 0 or at least size = 224"),
         (lambda: recipes.Crop(scale=(1.0, 0.2)), "scale must be"),
+        (lambda: recipes.Crop(interpolation="area"), "interpolation must be 'bilinear' or 'bicubic', got 'area'"),
         (lambda: recipes.Jitter(p=1.2), r"p must be in \[0, 1\], got 1.2"),
         (lambda: recipes.Jitter(hue=0.6), "hue must be"),
         (lambda: recipes.Jitter(brightness=-1), "brightness must not be negative"),

@@ -140,6 +140,15 @@ def test_messages():
         augself_targets(first, np.zeros(4, np.float32), recipe)
     with pytest.raises(ValueError, match="rows must be \\(N,\\) PLAN_DTYPE rows of a plan, got list"):
         augmentation_vector([1])
+    paired = second.copy()
+    paired["source"][1] = 0
+    with pytest.raises(ValueError, match="first and second must show the same images, got 1 of 4 rows whose 'source'"):
+        augself_targets(first, paired, recipe)
+    same = first["source"] == paired["source"]
+    np.testing.assert_array_equal(
+        augself_targets(first[same], paired[same], recipe)["crop"],
+        augself_targets(first, second, recipe)["crop"][same],
+    )
     second["view"] = 2
     with pytest.raises(ValueError, match=r"rows must be of the recipe's views 0\.\.1, got view 2"):
         augself_targets(first, second, recipe)

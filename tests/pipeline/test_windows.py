@@ -128,7 +128,9 @@ def test_replacement():
     order = WindowOrder(np.arange(11) * 20, seed=2, window=2)
     near = {order.replacement(0, 50, attempt) // 20 for attempt in range(100)}
     assert near == set(order.shards_needed(0, 60, 0))
-    assert len({order.replacement(0, 50, attempt) // 20 for attempt in range(100, 200)}) > 5  # all of it bad? go anywhere
+    assert (
+        len({order.replacement(0, 50, attempt) // 20 for attempt in range(100, 200)}) > 5
+    )  # all of it bad? go anywhere
     assert order.replacement(0, 50, 3) == order.replacement(0, 50, 3)
 
 
@@ -154,7 +156,10 @@ def test_memory_and_threads():
     for other in results[1:]:
         np.testing.assert_array_equal(results[0], other)
     assert len(order._recent) <= 4
-    assert sum(table.shards.nbytes + table.place.nbytes + table.first.nbytes for table in order._recent.values()) < 4 * 24 * 2002
+    assert (
+        sum(table.shards.nbytes + table.place.nbytes + table.first.nbytes for table in order._recent.values())
+        < 4 * 24 * 2002
+    )
 
 
 def test_shuffle_quality():
@@ -168,15 +173,21 @@ def test_shuffle_quality():
     good = shuffle_quality(WindowOrder(starts, window=8), 0, mixed)
     assert good.same_class_neighbours == pytest.approx(good.same_class_expected, abs=0.02)
     assert good.classes_in_batch == pytest.approx(8, abs=0.01)
-    correlations = [shuffle_quality(WindowOrder(starts, window=8), epoch, mixed).rank_correlation for epoch in range(30)]
+    correlations = [
+        shuffle_quality(WindowOrder(starts, window=8), epoch, mixed).rank_correlation for epoch in range(30)
+    ]
     assert np.abs(np.mean(correlations)) < 3 / np.sqrt(40 * 30)  # shards move as blocks: 1 / sqrt(shards) each
-    classes = [shuffle_quality(WindowOrder(starts, window=window), 0, labels).classes_in_batch for window in (1, 4, 8, 40)]
+    classes = [
+        shuffle_quality(WindowOrder(starts, window=window), 0, labels).classes_in_batch for window in (1, 4, 8, 40)
+    ]
     assert classes[0] < 2.2
     assert classes == sorted(classes)
     assert classes[3] == pytest.approx(8, abs=0.01)
     unshuffled = shuffle_quality(WindowOrder(starts, shuffle=False), 0, labels)
     assert unshuffled.rank_correlation == pytest.approx(1.0)
-    assert "rank correlation +1.0000 [0]; neighbours of one class 99.93 % [12.49 %]; classes in 256 samples 1." in str(unshuffled)
+    assert "rank correlation +1.0000 [0]; neighbours of one class 99.93 % [12.49 %]; classes in 256 samples 1." in str(
+        unshuffled
+    )
     one = shuffle_quality(WindowOrder([0, 1]), 0, np.array([3]))
     assert (one.rank_correlation, one.same_class_neighbours, one.classes_in_batch, one.batch) == (0, 0, 1, 1)
 

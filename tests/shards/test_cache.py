@@ -44,7 +44,9 @@ def site(make_tar) -> Iterator[Site]:
     with web_server() as site:
         for number in range(4):
             data = bytes([number, 7, 1, 2, 3]) * 10_000
-            site.files[f"s-{number}.tar"] = Path(make_tar(f"{number}.tar", [("a.jpg", data), ("a.cls", b"1")])).read_bytes()
+            site.files[f"s-{number}.tar"] = Path(
+                make_tar(f"{number}.tar", [("a.jpg", data), ("a.cls", b"1")])
+            ).read_bytes()
         yield site
 
 
@@ -52,7 +54,9 @@ def site(make_tar) -> Iterator[Site]:
 def make_cache(tmp_path: Path) -> Callable[..., ShardCache]:
     def make(shards: float = 4, **options) -> ShardCache:
         return ShardCache(
-            tmp_path / "cache", int(shards * SIZE), **{"block_bytes": 10_000, "deadline_s": 5.0, "timeout_s": 5.0, **options}
+            tmp_path / "cache",
+            int(shards * SIZE),
+            **{"block_bytes": 10_000, "deadline_s": 5.0, "timeout_s": 5.0, **options},
         )
 
     return make
@@ -108,7 +112,9 @@ def test_least_recently_used_goes(site, make_cache):
 def test_what_is_in_use_stays(site, make_cache):
     cache = make_cache(shards=2.5, deadline_s=0.3)
     held = [cache.lease(f"{site.url}s-{number}.tar") for number in (0, 1)]
-    with pytest.raises(CacheFull, match=r"s-2\.tar: all of the cache .* is in use, \d+ bytes are missing; raise max_bytes"):
+    with pytest.raises(
+        CacheFull, match=r"s-2\.tar: all of the cache .* is in use, \d+ bytes are missing; raise max_bytes"
+    ):
         cache.lease(site.url + "s-2.tar", wait=False)
     with pytest.raises(CacheFull, match="or lower the window"):
         cache.lease(site.url + "s-2.tar")
@@ -120,7 +126,9 @@ def test_what_is_in_use_stays(site, make_cache):
 
 
 def test_a_shard_that_never_fits(site, make_cache):
-    with pytest.raises(ShardError, match=rf"s-0\.tar: has {SIZE} bytes, max_bytes of the cache must be more, got {SIZE // 2}"):
+    with pytest.raises(
+        ShardError, match=rf"s-0\.tar: has {SIZE} bytes, max_bytes of the cache must be more, got {SIZE // 2}"
+    ):
         make_cache(shards=0.5).lease(site.url + "s-0.tar")
 
 
@@ -225,7 +233,9 @@ def test_a_shard_that_changes(site, make_cache):
             assert Path(new.path).read_bytes() == site.files["s-1.tar"]
             assert Path(old.path).read_bytes() != Path(new.path).read_bytes()
     os.unlink(old.path)
-    with pytest.raises(ShardError, match=r"s-0\.tar: the shard was changed while it was being read; open the Store again"):
+    with pytest.raises(
+        ShardError, match=r"s-0\.tar: the shard was changed while it was being read; open the Store again"
+    ):
         cache.lease(file)
     assert not list(Path(cache.folder).rglob("*.part"))
 
@@ -237,7 +247,9 @@ def test_checksum(site, make_cache, caplog):
         assert Path(lease.path).read_bytes() == site.files["s-0.tar"]
     assert "wrong checksum; fetching it once more" in caplog.text
     site.faults["s-1.tar"].extend([("flip", 5)] * 14)
-    with pytest.raises(ShardError, match=r"s-1\.tar: MD5 must be [0-9a-f]{32}, got [0-9a-f]{32} twice; upload the shard again"):
+    with pytest.raises(
+        ShardError, match=r"s-1\.tar: MD5 must be [0-9a-f]{32}, got [0-9a-f]{32} twice; upload the shard again"
+    ):
         make_cache(connections=1).lease(site.url + "s-1.tar")
 
 
@@ -247,7 +259,9 @@ def test_full_disk(site, make_cache, monkeypatch):
     free = type("Usage", (), {"free": 1000})
     with monkeypatch.context() as patch:
         patch.setattr("figureground.shards.cache_room.shutil.disk_usage", lambda path: free)
-        with pytest.raises(ShardError, match=rf"s-0\.tar: the disk of .* must have {SIZE} bytes free, lacks {SIZE - 1000}; free"):
+        with pytest.raises(
+            ShardError, match=rf"s-0\.tar: the disk of .* must have {SIZE} bytes free, lacks {SIZE - 1000}; free"
+        ):
             cache.lease(site.url + "s-0.tar")
     assert cache.stats()["evicted"] == 1  # it made room as far as it could
 
@@ -256,7 +270,9 @@ def test_full_disk(site, make_cache, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr("figureground.shards.cache_place.os.write", write)
-        with pytest.raises(ShardError, match=r"s-0\.tar: .* got 'No space left on device'; free some space, lower max_bytes"):
+        with pytest.raises(
+            ShardError, match=r"s-0\.tar: .* got 'No space left on device'; free some space, lower max_bytes"
+        ):
             cache.lease(site.url + "s-0.tar")
     assert not list(Path(cache.folder).rglob("*.part"))
     cache.lease(site.url + "s-0.tar").release()
@@ -275,13 +291,17 @@ def test_real_full_disk(site, make_cache):
 def test_folder_that_cannot_be_written(tmp_path, site):
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "inside", Path("/proc/figureground")):
-        with pytest.raises(ShardError, match=rf"ShardCache: folder must be writable, got {folder} \(.*\); choose another"):
+        with pytest.raises(
+            ShardError, match=rf"ShardCache: folder must be writable, got {folder} \(.*\); choose another"
+        ):
             ShardCache(folder, 10**6)
     cache = ShardCache(tmp_path / "cache", 10**6)
     os.unlink(tmp_path / "cache" / "lock")
     os.rmdir(tmp_path / "cache")
     (tmp_path / "cache").touch()
-    with pytest.raises(ShardError, match=r"s-0\.tar: .*cache must take \d+ bytes, got 'Not a directory'; choose another"):
+    with pytest.raises(
+        ShardError, match=r"s-0\.tar: .*cache must take \d+ bytes, got 'Not a directory'; choose another"
+    ):
         cache.lease(site.url + "s-0.tar")
 
 

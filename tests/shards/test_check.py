@@ -11,7 +11,7 @@ import pytest
 from figureground.shards.check import check
 from figureground.shards.errors import ShardError
 from figureground.shards.index import index_path, write_index
-from figureground.shards.masks import MaskWriter, sidecar_path
+from figureground.shards.masks import TEXTURES, MaskWriter, sidecar_path
 
 
 def found(*args, **options):
@@ -138,3 +138,20 @@ def test_sidecars_behind_a_url_are_no_local_ones(make_tar):
         ShardError, match=r"^s3://bucket/masks: check: masks_dir must be a local folder, got a URL; copy it first$"
     ):
         check(make_tar("a.tar", [("a.jpg", b"1")]), masks_dir="s3://bucket/masks")
+
+
+def test_textures(make_tar):
+    shard = indexed(make_tar, "a.tar", [("1.jpg", b"1"), ("2.jpg", b"2")])
+    jpeg = b"\xff\xd8\xff\xe0" + bytes(20)
+    with MaskWriter(shard, method="x", kind=TEXTURES) as textures:
+        textures.add("1", jpeg)
+        textures.add("stranger", jpeg)
+        with pytest.raises(ValueError, match="mask must be a JPEG"):
+            textures.add("2", b"GIF")
+    assert found(shard) == [("texture", "stranger", "no sample of the shard has this key")]
+    manifest = Path(textures.path).read_bytes().rpartition(b"manifest.json")[2][499:].split(b"\0")[0]
+    indexed(make_tar, "a.textures.tar", [("1.texture.jpg", b"GIF89a.."), ("manifest.json", manifest)])
+    assert found(shard) == [
+        ("texture", "1", "its texture is no JPEG"),
+        ("texture", None, f"promises 2 textures, has 1; run 'figureground textures {shard}' again"),
+    ]

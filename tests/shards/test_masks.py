@@ -94,6 +94,12 @@ def test_any_order_and_any_subset(shard):
     write(shard, [KEYS[3], "stranger", KEYS[0]])
     store = MaskStore(Store(shard))
     assert [value(store.mask(i)) for i in range(4)] == [2, None, None, 0]
+    many = store.masks(np.array([3, 1, 0, 3]))
+    assert [value(mask) for mask in many] == [0, None, 2, 0]
+    assert [0 if mask is None else mask.ctypes.data for mask in many] == many.addresses.tolist()
+    assert [value(mask) for mask in store.masks(np.array([3, 0]), np.array([False, True]))] == [None, 2]
+    with pytest.raises(IndexError, match=r"samples must be in 0\.\.3, got 4\.\.4"):
+        store.masks(np.array([4]))
 
 
 def test_many_shards_some_without_sidecar(make_tar, tmp_path: Path):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from figureground.shards.errors import ShardError
-from figureground.shards.masks import MaskWriter, read_manifest, sidecar_path
+from figureground.shards.masks import MASKS, TEXTURES, MaskWriter, read_manifest, sidecar_path
 from figureground.shards.reader import Store
-from figureground.shards.sidecar import FORMAT, manifest_in_tail, parse_manifest
+from figureground.shards.sidecar import manifest_in_tail, parse_manifest
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_manifest_in_the_last_bytes(sidecar):
         assert found == (want if start <= place else None), start
     assert manifest_in_tail("x", b"") is None
     assert manifest_in_tail("x", data[:place]) is None, "cut before it"
-    broken = data.replace(FORMAT.encode(), FORMAT.encode().replace(b"1", b"9"))
+    broken = data.replace(MASKS.format.encode(), MASKS.format.encode().replace(b"1", b"9"))
     with pytest.raises(ShardError, match=r"^x: manifest\.json must be of format 'figureground masks 1'"):
         manifest_in_tail("x", broken)
 
@@ -43,7 +43,7 @@ def test_manifest_in_the_last_bytes(sidecar):
 def test_an_older_manifest():
     """Results were among the parameters."""
     text = {
-        "format": FORMAT,
+        "format": MASKS.format,
         "method": "m",
         "source": "s",
         "count": 2,
@@ -77,3 +77,18 @@ def test_names():
     assert sidecar_path("s3://b/x/a.tar", "gs://c/y/") == "gs://c/y/a.masks.tar"
     with pytest.raises(ShardError, match=r"^s3://b/a\.masks\.tar: a shard must be a tar of images, got a mask sidecar"):
         sidecar_path("s3://b/a.masks.tar", "masks")
+    assert sidecar_path("s3://b/x/a.tar", kind=TEXTURES) == "s3://b/x/a.textures.tar"
+    assert sidecar_path("s3://b/x/a.tar", "gs://c/y", TEXTURES) == "gs://c/y/a.textures.tar"
+    with pytest.raises(ShardError, match=r"^https://b/a\.textures\.tar: a shard must be .*, got a texture sidecar"):
+        sidecar_path("https://b/a.textures.tar?t=secret")
+
+
+def test_each_kind_reads_its_own_manifest(sidecar, tmp_path):
+    with MaskWriter(tmp_path / "t-0.tar", method="test", result={"masks": 1}, kind=TEXTURES) as textures:
+        textures.add("0", b"\xff\xd8\xff\xe0" + bytes(20))
+    for path, kind, other in ((sidecar, MASKS, TEXTURES), (textures.path, TEXTURES, MASKS)):
+        with open(path, "rb") as file:
+            tail = file.read()
+        assert manifest_in_tail("x", tail, kind) == read_manifest(path, kind)
+        with pytest.raises(ShardError, match=f"^x: manifest.json must be of format 'figureground {other.name} 1'"):
+            manifest_in_tail("x", tail, other)

@@ -1,0 +1,82 @@
+"""The check of equal work: it passes what is equal, and names what is not."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from figureground.bench.equal_work import BOUNDS, check, describe, differences
+from figureground.pipeline import recipes
+
+MEAN, STD = (np.array(x, np.float32)[:, None, None] for x in (recipes.IMAGENET_MEAN, recipes.IMAGENET_STD))
+
+
+def views_of(levels):
+    """(N, 3, H, W) grey levels as normalised views."""
+    return ((levels.astype(np.float32) / 255 - MEAN) / STD).astype(np.float32)
+
+
+@pytest.fixture
+def levels():
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (64, 8, 8, 3), np.uint8)
+    images = np.stack([cv2.resize(c, (32, 32), interpolation=cv2.INTER_CUBIC) for c in coarse]).transpose(0, 3, 1, 2)
+    images[:16] = images[:16].mean(1, keepdims=True).astype(np.uint8)  # a quarter is grey
+    return np.ascontiguousarray(images)
+
+
+def test_summary_by_hand():
+    levels = np.zeros((2, 3, 2, 2), np.uint8)
+    levels[0] = [[[0, 255], [0, 255]]] * 3
+    levels[1, 0] = 255
+    summary = describe(views_of(levels))
+    # Red: half of the first view and all of the second are 1, the rest 0.
+    red = np.array([0, 1, 0, 1, 1, 1, 1, 1], np.float64)
+    assert summary["mean"][0] == pytest.approx((red.mean() - 0.485) / 0.229, abs=1e-3)
+    assert summary["std"][0] == pytest.approx(red.std() / 0.229, abs=1e-3)
+    assert summary["gray"] == 0.5
+    # The first view steps by 1 / std in each channel, the second never.
+    assert summary["step"] == pytest.approx(np.mean([1 / s for s in recipes.IMAGENET_STD]) / 2, abs=1e-3)
+
+
+def test_the_same_work_passes(levels):
+    views = views_of(levels)
+    ours = check([views], 32, np.float32, None)
+    assert ours["equal"]
+    assert ours["why"] == ""
+    assert ours["views"] == 64
+    assert ours["gray"] == 0.25
+    assert check([views[::-1, :, :, ::-1]], 32, np.float32, ours)["equal"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda x: np.minimum(x * 1.4, 255), "mean differs by"),
+        (lambda x: 128 + (x - 128) * 0.7, "std differs by"),
+        (lambda x: np.repeat(x.mean(1, keepdims=True), 3, axis=1), "gray differs by"),
+        (lambda x: np.stack([cv2.blur(c.transpose(1, 2, 0), (7, 7)).transpose(2, 0, 1) for c in x]), "step differs by"),
+        (lambda x: x[:, ::-1], "std|mean"),
+    ],
+    ids=["brighter", "flatter", "grey", "blurred", "BGR"],
+)
+def test_other_work_is_named(levels, change, says):
+    levels[:, 0] //= 2  # so that a channel order shows
+    ours = check([views_of(levels)], 32, np.float32, None)
+    found = check([views_of(change(levels.astype(np.float32)))], 32, np.float32, ours)
+    assert not found["equal"]
+    assert any(word in found["why"] for word in says.split("|"))
+    assert "at most" in found["why"]
+
+
+def test_other_shapes_are_named(levels):
+    views = views_of(levels)
+    found = check([views.astype(np.float64)], 32, np.float32, None)
+    assert found == {"equal": False, "why": "gives (64, 3, 32, 32) float64 instead of (B, 3, 32, 32) float32"}
+    assert "instead of" in check([views, views[:, :, :16]], 32, np.float32, None)["why"]
+
+
+def test_bounds_and_differences_have_the_same_names():
+    ours = {"mean": [0.0] * 3, "std": [1.0] * 3, "gray": 0.0, "step": 0.0}
+    assert differences(ours, ours).keys() == BOUNDS.keys()
