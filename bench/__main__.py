@@ -18,6 +18,7 @@ VERBS = {
     "timeline": "a picture of what overlaps in a few batches",
     "peers": "ours and other loaders, same shards and augmentations",
     "kernels": "each kernel alone: time, GB/s, share of the copy bandwidth",
+    "masks": "what a mask job costs an image, by stage, and the share spent decoding",
     "techniques": "what each technique of a recipe costs over its base recipe",
     "saliency": "quality and cost of the saliency methods against true masks",
     "parity": "our views against Pillow's and torchvision's, same parameters",

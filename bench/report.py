@@ -150,6 +150,19 @@ def saliency_section(document: Document) -> str:
     return charts + table(rounded, "method")
 
 
+def masks_section(document: Document) -> str:
+    """What a mask costs by stage."""
+    from figureground.bench.masks import verdict
+
+    found = document["masks"]
+    bars = [
+        Bar(name, (row["cpu_ms"],), f"{row['cpu_ms']:.2f}", row.get("cpu_ms_iqr", 0.0))
+        for name, row in found["stages"].items()
+    ]
+    rows = {**found["stages"], "the job": found["job"]}
+    return says(verdict(found)) + bar_chart("a mask", "CPU ms an image", bars) + table(rows, "stage, per image")
+
+
 def python_section(document: Document) -> str:
     """Milliseconds of each part of a batch."""
     from figureground.bench.python_cost import verdict
@@ -202,6 +215,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Document], str]]] = {
     "timeline": ("What overlaps", timeline_section),
     "kernels": ("Kernels", kernels_section),
     "saliency": ("Saliency", saliency_section),
+    "masks": ("Masks", masks_section),
     "python_cost": ("Python's cost", python_section),
     "startup": ("Start-up", startup_section),
     "simulate": ("A cluster, predicted", simulate_section),

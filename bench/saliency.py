@@ -16,7 +16,7 @@ import argparse
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,14 +51,22 @@ def find_pairs(images: str | Path, masks: str | Path, half: str | None = None) -
     return pairs if half is None else pairs[half == "odd" :: 2]
 
 
-def load_pairs(pairs: list[tuple[Path, Path]], size: int) -> tuple[np.ndarray, list[np.ndarray]]:
+def load_pairs(pairs: list[tuple[Path, Path]], sides: Iterable[int]) -> tuple[dict[int, np.ndarray], list[np.ndarray]]:
     """Read all pairs.
+
+    Parameters
+    ----------
+    pairs : list of (Path, Path)
+        From `find_pairs`.
+    sides : iterable of int
+        Sides to which images are resized [px].
 
     Returns
     -------
-    small : (N, 3, size, size) uint8
-        Whole images, resized by the pipeline's own kernel.
-    truths : list of (h, w) bool
+    dict of int to (N, 3, side, side) uint8
+        Whole images by side, resized by the pipeline's own kernel.
+    list of (h, w) bool
+        The true masks.
     """
     photos, truths = [], []
     for image, mask in pairs:
@@ -68,7 +76,8 @@ def load_pairs(pairs: list[tuple[Path, Path]], size: int) -> tuple[np.ndarray, l
         photos.append(cv2.cvtColor(photo, cv2.COLOR_BGR2RGB))
         truths.append(truth > 127)
     ragged = Ragged.from_arrays(photos)
-    return render_views(ragged, full_rows(ragged.sizes), (size, size))[0], truths
+    rows = full_rows(ragged.sizes)
+    return {side: render_views(ragged, rows, (side, side))[0] for side in sorted(set(sides))}, truths
 
 
 def center_prior(small: np.ndarray) -> np.ndarray:
@@ -145,7 +154,8 @@ def draw_cases(path: str | Path, small: np.ndarray, masks: np.ndarray, truths: l
     for i in picked:
         size = small.shape[3], small.shape[2]
         truth = cv2.resize(truths[i].astype(np.uint8) * 255, size, interpolation=cv2.INTER_AREA)
-        grey = [np.repeat(m[..., None], 3, axis=2) for m in (masks[i], truth)]
+        mask = cv2.resize(masks[i], size, interpolation=cv2.INTER_LINEAR)
+        grey = [np.repeat(m[..., None], 3, axis=2) for m in (mask, truth)]
         cell = np.hstack([small[i].transpose(1, 2, 0)[..., ::-1], *grey])
         cells.append(cv2.copyMakeBorder(cell, 2, 2, 2, 2, cv2.BORDER_CONSTANT, value=(90, 90, 90)))
     cells += [np.zeros_like(cells[0])] * (-len(cells) % 5)
@@ -176,19 +186,23 @@ def main(argv: list[str]) -> int:
     try:
         for method in methods:
             check_method(method, caller="--methods")
-        small, truths = load_pairs(find_pairs(options.images, options.masks, options.half), options.size)
+        # As the mask job does: a method that wants a side of its own (a ViT) gets it.
+        side_of = {method: resolve_method(method).side or options.size for method in methods}
+        pairs = find_pairs(options.images, options.masks, options.half)
+        images, truths = load_pairs(pairs, [options.size, *side_of.values()])
     except (OSError, ValueError, RuntimeError) as error:
         print(f"saliency: {error}", file=sys.stderr)
         return 2
-    table: dict[str, dict[str, float]] = {"center": score_masks(center_prior(small), truths)[0]}
+    table: dict[str, dict[str, float]] = {"center": score_masks(center_prior(images[options.size]), truths)[0]}
     for number, method in enumerate(methods):
+        small = images[side_of[method]]
         masks, cpu_ms = _timed(partial(resolve_method(method), size=options.size), small)
         scores, ious = score_masks(masks, truths)
         table[method] = {**scores, "cpu_ms": cpu_ms}
         if options.picture and number == 0:
             draw_cases(options.picture, small, masks, truths, np.argsort(ious))
     shown = {name: {k: f"{v:.3f}" for k, v in row.items()} for name, row in table.items()}
-    print_table(shown, title=f"{len(small)} images, {options.size} px")
-    what = {"images": len(small), "size_px": options.size, "half": options.half, "methods": table}
+    print_table(shown, title=f"{len(truths)} images, {options.size} px")
+    what = {"images": len(truths), "size_px": options.size, "half": options.half, "sides_px": side_of, "methods": table}
     write_json(options.json, {"saliency": what})
     return 0

@@ -54,7 +54,11 @@ def chosen_recipe(args: argparse.Namespace) -> Recipe:
 def add_loading(parser: argparse.ArgumentParser) -> None:
     """Give a parser the arguments that choose shards, masks and a device."""
     parser.add_argument("shards", nargs="+", metavar="SHARDS", help=shards_cli.SHARDS_HELP)
-    parser.add_argument("--masks", metavar="DIR", help="folder of the sidecars (default: beside the shards)")
+    parser.add_argument("--masks", metavar="DIR", help="folder or URL of the sidecars (default: beside the shards)")
+    shards_cli.add_cache(parser)
+    parser.add_argument(
+        "--window", type=int, default=8, metavar="N", help="shards shuffled together, for URLs (default: 8)"
+    )
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu (default: cuda)")
     parser.add_argument("--seed", type=int, default=0)
     add_recipe(parser)
@@ -123,8 +127,6 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--cache", metavar="DIR", help="folder that keeps shards given as URLs")
-    parser.add_argument("--cache-gb", type=float, default=50.0, help="its size at most (default: 50)")
 
 
 def _run_run(args: argparse.Namespace) -> int:

@@ -23,7 +23,9 @@ from figureground.kernels.fourier import transfer_amplitude
 from figureground.kernels.patches import mix_patches
 from figureground.kernels.token_masks import patch_masks
 from figureground.shards import MaskStore, Store
+from figureground.shards.cache import ShardCache
 from figureground.shards.masks import TEXTURES
+from figureground.shards.urls import shown
 
 from .companions import Companions
 from .recipe import Recipe
@@ -256,7 +258,9 @@ def hide_tokens(
     return found
 
 
-def open_textures(store: Store, textures_dir: str | os.PathLike[str] | None) -> MaskStore:
+def open_textures(
+    store: Store, textures_dir: str | os.PathLike[str] | None, cache: ShardCache | None = None
+) -> MaskStore:
     """Open the textures of a store's samples.
 
     Raises
@@ -264,9 +268,9 @@ def open_textures(store: Store, textures_dir: str | os.PathLike[str] | None) -> 
     ValueError
         If there is not a single one: then no negative would be what the recipe asks for.
     """
-    textures = MaskStore(store, textures_dir, kind=TEXTURES)
+    textures = MaskStore(store, textures_dir, kind=TEXTURES, cache=cache)
     if not textures.present.any():
-        where = "beside the shards" if textures_dir is None else f"in {os.fspath(textures_dir)}"
+        where = "beside the shards" if textures_dir is None else f"in {shown(os.fspath(textures_dir))}"
         raise ValueError(
             f"Loader: 'texture-file' negatives need textures, found none {where}; run 'figureground textures', pass "
             f"textures_dir, or ask for 'texture' negatives"

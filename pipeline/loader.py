@@ -62,7 +62,7 @@ class Loader:
         "sidecar": precomputed masks by key (`figureground masks`), samples without one are left alone; "kernel": saliency
         estimated on the device for each image; "auto": the sidecar where there is one, else the kernel; None: no masks.
     masks_dir : path, optional
-        Folder of the sidecars; by default they lie beside their shards.
+        Folder of the sidecars, or its URL (with `cache`); by default they lie beside their shards.
     textures_dir : path, optional
         The same for the sidecars of textures (`figureground textures`), read if the recipe has "texture-file" negatives.
     method : str
@@ -189,10 +189,10 @@ class Loader:
             self._inputs["backgrounds"] = self._backgrounds.fingerprint
         with_masks, with_negatives = format in WITH_MASKS, format in WITH_NEGATIVES
         wanted = recipe.uses_masks or (with_masks and masks is not None)
-        sidecars = MaskStore(self._store, masks_dir) if wanted and masks in ("auto", "sidecar") else None
+        sidecars = MaskStore(self._store, masks_dir, cache=cache) if wanted and masks in ("auto", "sidecar") else None
         textures = None
         if with_negatives and recipe.uses_textures:
-            textures = open_textures(self._store, textures_dir)
+            textures = open_textures(self._store, textures_dir, cache)
         self._quarantine = Quarantine(
             self._store, self._store.shards, budget=error_budget, samples=-(-samples // world_size), path=quarantine,
             backgrounds=self._backgrounds,

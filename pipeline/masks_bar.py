@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,15 +25,17 @@ class _Rate(ProgressColumn):
 class MasksBar:
     """Images done over all shards, images/s, time left."""
 
-    def __init__(self, bar: Progress, task: Any, kept: int, shards: int) -> None:
-        self._bar, self._task, self._finished, self._shards = bar, task, kept, shards
+    def __init__(self, bar: Progress, task: Any, samples: Sequence[int], shards: int) -> None:
+        self._bar, self._task, self._samples, self._shards = bar, task, list(samples), shards
+        self._finished = shards - len(samples)
         self._done: dict[int, int] = {}
         self._show()
 
     def note(self, number: int, done: int) -> None:
         """Take note that `done` samples of shard `number` are done."""
         self._done[number] = done
-        self._bar.update(self._task, completed=sum(self._done.values()))
+        self._samples[number] = max(self._samples[number], done)  # 0 where the shard was not opened yet
+        self._bar.update(self._task, completed=sum(self._done.values()), total=sum(self._samples))
 
     def finish(self, report: ShardReport, number: int) -> None:
         """Take note of a finished shard."""
@@ -46,8 +48,8 @@ class MasksBar:
 
 
 @contextmanager
-def masks_bar(show: bool, samples: int, kept: int, shards: int) -> Iterator[MasksBar]:
-    """Show a bar on stderr: `samples` to do, `kept` of `shards` finished before."""
+def masks_bar(show: bool, samples: Sequence[int], shards: int) -> Iterator[MasksBar]:
+    """Show a bar on stderr: the samples of each shard to do, and how many shards there are, with those finished before."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not show, speed_estimate_period=60) as bar:
-        yield MasksBar(bar, bar.add_task("", total=samples), kept, shards)
+        yield MasksBar(bar, bar.add_task("", total=sum(samples)), samples, shards)

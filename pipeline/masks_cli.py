@@ -2,6 +2,7 @@
 
 figureground masks "shards/*.tar" --out masks --jobs 8
 figureground masks "shards/*.tar" --out masks --from-folder pngs
+figureground masks "s3://bucket/train-{000..099}.tar" --out s3://bucket/masks --cache /local/cache --cache-size 50GB
 figureground show masks "shards/*.tar" --masks masks --out masks.html
 """
 
@@ -17,11 +18,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from figureground.shards.cli import SHARDS_HELP
+from figureground.shards.cli import SHARDS_HELP, add_cache, open_cache
 from figureground.shards.errors import ShardError
 
 if TYPE_CHECKING:
-    from .masks_job import MasksReport
+    from .masks_totals import MasksReport
 
 _LISTED = 10
 
@@ -33,12 +34,21 @@ class Terminated(KeyboardInterrupt):
 def add_masks(parser: argparse.ArgumentParser) -> None:
     """Give a parser the arguments of `masks`."""
     parser.add_argument("shards", nargs="+", metavar="SHARDS", help=SHARDS_HELP)
-    parser.add_argument("--out", metavar="DIR", help="folder of the sidecars (default: beside the shards)")
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        help="folder of the sidecars, or its URL, e.g. s3://bucket/masks (default: beside the shards)",
+    )
+    add_cache(parser)
     parser.add_argument("--method", metavar="NAME", help="saliency method (default: fused)")
     parser.add_argument("--size", type=int, default=112, metavar="PX", help="side of the masks (default: 112)")
     parser.add_argument("--from-folder", metavar="DIR", help="take masks made elsewhere: DIR/<key>.png of any size")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu (default: cuda)")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at a time (default: 64)")
+    parser.add_argument(
+        "--max-pixels", type=int, default=2**27, metavar="N",
+        help="larger images count as undecodable (default: 2^27; part of what a sidecar was made with)",
+    )  # fmt: skip
     parser.add_argument(
         "--threads", type=int, metavar="N", help="CPU threads a job (default: shared out among the jobs)"
     )
@@ -63,7 +73,11 @@ def run_masks(args: argparse.Namespace) -> int:
     except KeyboardInterrupt as signalled:
         print("interrupted: finished sidecars are kept, the same command goes on", file=sys.stderr)
         return 143 if isinstance(signalled, Terminated) else 130
-    except (ValueError, RuntimeError) as error:  # ShardError too: nothing was done
+    except (
+        ValueError,
+        RuntimeError,
+        ImportError,
+    ) as error:  # ShardError too: nothing was done, or a store takes nothing
         print(error, file=sys.stderr)
         return 2
     _list_problems(report)
@@ -82,6 +96,7 @@ def _run(args: argparse.Namespace) -> MasksReport:
     )
     common: dict[str, Any] = {
         "out": args.out, "engine": engine, "overwrite": args.overwrite, "limit": args.limit, "progress": not args.quiet,
+        "cache": open_cache(args),
     }  # fmt: skip
     if args.from_folder is not None:
         return import_masks(args.shards, args.from_folder, method=args.method or "imported", **common)
@@ -90,7 +105,7 @@ def _run(args: argparse.Namespace) -> MasksReport:
         threads = max(1, len(os.sched_getaffinity(0)) // args.jobs) if args.engine == "local" else 1
     return make_masks(
         args.shards, method=args.method or "fused", device=args.device, batch_size=args.batch_size, size=args.size,
-        threads=threads, **common,
+        threads=threads, max_pixels=args.max_pixels, **common,
     )  # fmt: skip
 
 
@@ -123,7 +138,8 @@ def _sigterm_raises() -> Iterator[None]:
 def add_show_masks(parser: argparse.ArgumentParser) -> None:
     """Give a parser the arguments of `show masks`."""
     parser.add_argument("shards", nargs="+", metavar="SHARDS", help=SHARDS_HELP)
-    parser.add_argument("--masks", metavar="DIR", help="folder of the sidecars (default: beside the shards)")
+    parser.add_argument("--masks", metavar="DIR", help="folder or URL of the sidecars (default: beside the shards)")
+    add_cache(parser)
     parser.add_argument("--out", default="masks.html", metavar="HTML", help="the page (default: masks.html)")
     parser.add_argument("--limit", type=int, default=2000, metavar="N", help="images, spread evenly (default: 2000)")
     parser.add_argument("--compare", metavar="METHOD", help="a saliency method, or a folder of other sidecars")
@@ -138,9 +154,9 @@ def run_show_masks(args: argparse.Namespace) -> int:
     try:
         summary = write_page(
             args.shards, args.out, masks_dir=args.masks, limit=args.limit, compare=args.compare, device=args.device,
-            title=args.title,
+            title=args.title, cache=open_cache(args, args.masks, args.compare),
         )  # fmt: skip
-    except (ShardError, ValueError, RuntimeError) as error:
+    except (ShardError, ValueError, RuntimeError, ImportError) as error:
         print(error, file=sys.stderr)
         return 2
     print(summary)

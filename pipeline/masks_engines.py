@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -20,10 +19,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from figureground.shards.masks import sidecar_path
+from figureground.shards.urls import is_url
 
 from .masks_leftovers import remove_leftovers
-from .masks_work import OpenTask, ShardReport, Task, kind_of, make_sidecar
+from .masks_queue import ShardQueue
+from .masks_target import Target, plain
+from .masks_work import ShardReport, Task, Worker
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ _POLL_S = 0.2
 class Engine(Protocol):
     """Makes sidecars."""
 
-    def run(self, task: Task, shards: Sequence[str], out: str | None, progress: Progress) -> Iterator[ShardReport]:
+    def run(self, task: Task, shards: Sequence[str], target: Target, progress: Progress) -> Iterator[ShardReport]:
         """Yield a report for each shard, in the order in which they are finished."""
 
 
@@ -54,22 +55,21 @@ class LocalEngine:
         if self.retries < 0:
             raise ValueError(f"LocalEngine: retries must not be negative, got {self.retries}")
 
-    def run(self, task: Task, shards: Sequence[str], out: str | None, progress: Progress) -> Iterator[ShardReport]:
+    def run(self, task: Task, shards: Sequence[str], target: Target, progress: Progress) -> Iterator[ShardReport]:
         """Yield a report for each shard."""
-        return (
-            _run_here(task, shards, out, progress) if self.jobs == 1 else _run_pool(self, task, shards, out, progress)
-        )
+        if self.jobs == 1:
+            return _run_here(task, shards, target, progress)
+        return _run_pool(self, task, shards, target, progress)
 
 
-def _run_here(task: Task, shards: Sequence[str], out: str | None, progress: Progress) -> Iterator[ShardReport]:
-    opened = task.open() if shards else None
+def _run_here(task: Task, shards: Sequence[str], target: Target, progress: Progress) -> Iterator[ShardReport]:
+    worker = Worker(task, target)
     try:
         for number, shard in enumerate(shards):
-            assert opened is not None
-            yield make_sidecar(task, opened, shard, out, lambda done, number=number: progress(number, done))  # type: ignore[misc]
+            following = shards[number + 1] if number + 1 < len(shards) else None
+            yield worker.make(shard, lambda done, number=number: progress(number, done), following)  # type: ignore[misc]
     finally:
-        if opened is not None:
-            opened.close()
+        worker.close()
 
 
 class _Process:
@@ -78,17 +78,17 @@ class _Process:
     Each worker has an executor of its own: if it dies, we know at which shard, and the others go on.
     """
 
-    def __init__(self, task: Task, out: str | None, done: Any) -> None:
-        self._arguments = (task, out, done)
+    def __init__(self, task: Task, target: Target, done: Any) -> None:
+        self._arguments = (task, target, done)
         self._pool: ProcessPoolExecutor | None = None
         self.future: Future[ShardReport] | None = None
         self.number = -1
 
-    def start(self, number: int, shard: str) -> None:
+    def start(self, number: int, shard: str, following: str | None) -> None:
         if self._pool is None:
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(1, context, initializer=_begin, initargs=self._arguments)
-        self.number, self.future = number, self._pool.submit(_make, number, shard)
+        self.number, self.future = number, self._pool.submit(_make, number, shard, following)
 
     def take(self) -> ShardReport | None:
         """Return the finished report; None if the worker died."""
@@ -107,18 +107,19 @@ class _Process:
 
 
 def _run_pool(
-    engine: LocalEngine, task: Task, shards: Sequence[str], out: str | None, progress: Progress
+    engine: LocalEngine, task: Task, shards: Sequence[str], target: Target, progress: Progress
 ) -> Iterator[ShardReport]:
     # One counter a shard, written by the worker that makes it: no locks that a killed worker could keep.
     done = multiprocessing.get_context("spawn").RawArray("q", max(1, len(shards)))
-    waiting = deque(range(len(shards)))
+    count = min(engine.jobs, len(shards))
+    queue = ShardQueue(len(shards), workers=count, ahead=any(map(is_url, shards)))
     lost = [0] * len(shards)
-    with _workers(_Process(task, out, done) for _ in range(min(engine.jobs, len(shards)))) as workers:
-        while waiting or any(worker.future for worker in workers):
+    with _workers(_Process(task, target, done) for _ in range(count)) as workers:
+        while queue or any(worker.future for worker in workers):
             for worker in workers:
-                if worker.future is None and waiting:
-                    number = waiting.popleft()
-                    worker.start(number, shards[number])
+                if worker.future is None and (taken := queue.take(worker)) is not None:
+                    number, following = taken
+                    worker.start(number, shards[number], None if following is None else shards[following])
             wait([w.future for w in workers if w.future], timeout=_POLL_S, return_when=FIRST_COMPLETED)
             for worker in workers:
                 if worker.future is None:
@@ -131,17 +132,17 @@ def _run_pool(
                 if report is None:
                     lost[number] += 1
                     done[number] = 0
-                    report = _after_loss(task, shards[number], out, lost[number], engine.retries)
+                    report = _after_loss(shards[number], target, lost[number], engine.retries)
                     if report is None:
-                        waiting.appendleft(number)
+                        queue.give_back(number)
                         continue
                 yield replace(report, attempts=report.attempts + lost[number]) if report.status == "made" else report
 
 
-def _after_loss(task: Task, shard: str, out: str | None, lost: int, retries: int) -> ShardReport | None:
+def _after_loss(shard: str, target: Target, lost: int, retries: int) -> ShardReport | None:
     """Clean up behind a dead worker; return the shard's report if it is given up, None if it is made again."""
-    sidecar = sidecar_path(shard, out, kind_of(task))
-    remove_leftovers([sidecar])
+    remove_leftovers([target.sidecar(shard)], target.remote)
+    shard, sidecar = plain(shard), plain(target.sidecar(shard))
     if lost <= retries:
         log.warning(
             "%s: its worker died (killed, out of memory, or crashed in a decoder); the shard is made again", shard
@@ -168,14 +169,14 @@ def _workers(made: Iterator[_Process]) -> Iterator[list[_Process]]:
             worker.stop()
 
 
-_task: tuple[Task, str | None, Any]
-_opened: OpenTask | None = None
+_worker: Worker
+_done: Any
 
 
-def _begin(task: Task, out: str | None, done: Any) -> None:
+def _begin(task: Task, target: Target, done: Any) -> None:
     """Prepare a worker process; what can go wrong waits for `_make`, which can say what."""
-    global _task
-    _task = (task, out, done)
+    global _worker, _done
+    _worker, _done = Worker(task, target), done
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -187,15 +188,11 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _make(number: int, shard: str) -> ShardReport:
-    global _opened
-    task, out, done = _task
-    _opened = _opened or task.open()
-
+def _make(number: int, shard: str, following: str | None) -> ShardReport:
     def progress(count: int) -> None:
-        done[number] = count
+        _done[number] = count
 
-    return make_sidecar(task, _opened, shard, out, progress)
+    return _worker.make(shard, progress, following)
 
 
 def make_engine(

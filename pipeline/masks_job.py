@@ -1,4 +1,4 @@
-"""Make the mask sidecars of many shards: plan, run, report.
+"""Make the mask sidecars of many shards: plan and run.
 
 A run does what is missing: finished sidecars that were made as asked are kept, so a run that was stopped, or killed, is
 continued by the same command.
@@ -8,93 +8,29 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from figureground.shards import ShardError, Store, expand
-from figureground.shards.masks import SidecarKind, read_manifest, sidecar_is_valid, sidecar_path
+from figureground.shards import ShardError, expand
+from figureground.shards.cache import ShardCache
+from figureground.shards.masks import MASKS, SidecarKind
+from figureground.shards.remote import Remote
+from figureground.shards.remote_errors import GaveUp
+from figureground.shards.upload import UploadRefused
+from figureground.shards.urls import is_url
 
 from .masks_bar import masks_bar
 from .masks_engines import Engine, make_engine
 from .masks_estimate import EstimateMasks
 from .masks_import import ImportMasks, surplus_files
-from .masks_leftovers import remove_leftovers
-from .masks_work import BINS, EMPTY_BELOW, FULL_ABOVE, ShardReport, Task, code_version, kind_of, split_parameters
+from .masks_leftovers import remove_leftovers, remove_old_folders
+from .masks_target import TEMPORARY, Present, Target, plain
+from .masks_totals import MasksReport
+from .masks_work import BINS, ShardReport, Task, code_version, kind_of
 
 Shards = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-_BLOCKS = " ▁▂▃▄▅▆▇█"
-
-
-@dataclass(frozen=True)
-class MasksReport:
-    """What a run did."""
-
-    method: str
-    shards: tuple[ShardReport, ...]
-    """In the order of the shards."""
-    seconds: float
-    surplus: tuple[str, ...] = ()
-    """Files of an imported folder that belong to no sample."""
-
-    def count(self, status: str) -> int:
-        """Return how many shards are "made", "kept" or "failed"."""
-        return sum(shard.status == status for shard in self.shards)
-
-    def total(self, name: str) -> int:
-        """Return the sum of a count of `ShardReport` over all shards: "samples", "masks", "undecodable", ..."""
-        return sum(getattr(shard, name) for shard in self.shards)
-
-    @property
-    def histogram(self) -> tuple[int, ...]:
-        """Masks by the share of their figure, in ten bins."""
-        return tuple(sum(shard.histogram[i] for shard in self.shards) for i in range(BINS))
-
-    @property
-    def made(self) -> int:
-        """Samples of the shards that this run made."""
-        return sum(shard.samples for shard in self.shards if shard.status == "made")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return all of it, ready for JSON."""
-        names = ("samples", "masks", "undecodable", "missing", "empty", "full")
-        return {
-            "method": self.method,
-            "seconds": round(self.seconds, 3),
-            "images_per_s": round(self.made / self.seconds, 2) if self.seconds else 0.0,
-            "sidecars": {status: self.count(status) for status in ("made", "kept", "failed")},
-            **{name: self.total(name) for name in names},
-            "histogram": list(self.histogram),
-            "surplus": list(self.surplus),
-            "shards": [shard.to_dict() for shard in self.shards],
-        }
-
-    def __str__(self) -> str:
-        rate = f", {self.made / self.seconds:.1f} images/s" if self.made and self.seconds else ""
-        lines = [
-            f"{self.method}: {self.count('made')} sidecars made, {self.count('kept')} kept, {self.count('failed')} failed; "
-            f"{self.total('masks')} masks of {self.total('samples')} images{rate}"
-        ]
-        without = Counter(note for shard in self.shards for _, note in shard.without)
-        if without:
-            reasons = ", ".join(f"{times} x {note}" for note, times in without.most_common(4))
-            lines.append(f"without a mask: {sum(without.values())} ({reasons})")
-        if self.surplus:
-            lines.append(f"files that belong to no sample: {len(self.surplus)}, the first is {self.surplus[0]!a}")
-        if self.total("masks"):
-            lines.append(
-                f"empty (figure below {EMPTY_BELOW:.0%}): {self.total('empty')}, full (above {FULL_ABOVE:.0%}): "
-                f"{self.total('full')}"
-            )
-            lines.append(f"share of the figure, 0 to 1: [{_spark(self.histogram)}]")
-        return "\n".join(lines)
-
-
-def _spark(counts: Sequence[int]) -> str:
-    most = max(counts)
-    return "".join(_BLOCKS[-(-8 * count // most)] for count in counts)
 
 
 def make_masks(
@@ -111,17 +47,21 @@ def make_masks(
     overwrite: bool = False,
     limit: int | None = None,
     progress: bool = True,
+    max_pixels: int = 2**27,
+    cache: ShardCache | None = None,
+    storage_options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> MasksReport:
     """Estimate masks of all images and write them into sidecars.
 
     Parameters
     ----------
     shards : str, path or sequence of these
-        As for `figureground.shards.expand`.
+        As for `figureground.shards.expand`; URLs too (`s3://`, `gs://`, `https://` ...), with `cache`.
     method : str
         A key of `figureground.kernels.saliency.METHODS`.
     out : path, optional
-        Folder of the sidecars; by default they lie beside their shards.
+        Folder of the sidecars, or its URL in a store that can be written (`s3://bucket/masks`, `gs://` ...); by default they
+        lie beside their shards.
     device : str
         "cpu", "cuda" or "cuda:1".
     batch_size : int
@@ -141,6 +81,13 @@ def make_masks(
         Only the first so many shards.
     progress : bool
         Show a bar on stderr.
+    max_pixels : int
+        Images with more pixels count as undecodable.
+    cache : ShardCache, optional
+        Where shards given as URLs are kept while they are worked on; the next one is fetched meanwhile.
+    storage_options : mapping, optional
+        Of the store of the sidecars, by protocol, as for `ShardCache`; by default those of `cache`, and the credentials that
+        the environment offers.
 
     Returns
     -------
@@ -150,7 +97,8 @@ def make_masks(
     Raises
     ------
     ShardError
-        If no shard is found, or a finished sidecar was made otherwise and `overwrite` is false: nothing is done then.
+        If no shard is found, or a finished sidecar was made otherwise and `overwrite` is false: nothing is done then. If the
+        store of the sidecars takes none (no permission, no such bucket, a web server): what is finished is kept.
     ValueError
         If an argument is out of range.
     RuntimeError
@@ -158,7 +106,8 @@ def make_masks(
 
     Notes
     -----
-    Interrupted at any moment, it leaves whole sidecars or none; the next run removes what was begun.
+    Interrupted at any moment, it leaves whole sidecars or none; the next run removes what was begun. For a store a sidecar
+    is made in a temporary folder and put there whole, its index after it.
 
     Examples
     --------
@@ -169,9 +118,12 @@ def make_masks(
     """
     if threads is None:
         threads = max(1, len(os.sched_getaffinity(0)) // max(1, jobs)) if engine == "local" else 1
-    task = EstimateMasks(method, size, device, batch_size, threads)
+    task = EstimateMasks(method, size, device, batch_size, threads, max_pixels)
     chosen = make_engine(engine, jobs=jobs) if isinstance(engine, str) else engine
-    return run_task(task, shards, out=out, engine=chosen, overwrite=overwrite, limit=limit, progress=progress)
+    return run_task(
+        task, shards, out=out, engine=chosen, overwrite=overwrite, limit=limit, progress=progress, cache=cache,
+        storage_options=storage_options,
+    )  # fmt: skip
 
 
 def import_masks(
@@ -185,12 +137,14 @@ def import_masks(
     overwrite: bool = False,
     limit: int | None = None,
     progress: bool = True,
+    cache: ShardCache | None = None,
+    storage_options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> MasksReport:
     """Write masks made elsewhere, `<folder>/<key>.png`, into sidecars.
 
     Parameters
     ----------
-    shards, out, engine, jobs, overwrite, limit, progress
+    shards, out, engine, jobs, overwrite, limit, progress, cache, storage_options
         As for `make_masks`.
     folder : path
         PNG files of any size; see `figureground.pipeline.masks_import.gray_mask` for what is a mask.
@@ -204,17 +158,33 @@ def import_masks(
     """
     task = ImportMasks(os.path.abspath(os.fspath(folder)), method)
     chosen = make_engine(engine, jobs=jobs) if isinstance(engine, str) else engine
-    report = run_task(task, shards, out=out, engine=chosen, overwrite=overwrite, limit=limit, progress=progress)
+    target = _target(out, cache, storage_options)
+    paths = expand(shards, None if cache is None else cache.remote)[:limit]
+    report = run_task(
+        task, paths, out=out, engine=chosen, overwrite=overwrite, limit=limit, progress=progress, cache=cache,
+        storage_options=storage_options,
+    )  # fmt: skip
     if limit is not None:
         return report
-    return replace(report, surplus=tuple(surplus_files(task.folder, _keys(report))))
+    failed = {shard.shard for shard in report.shards if shard.status == "failed"}
+    keys = _keys([path for path in paths if plain(path) not in failed], target)
+    return replace(report, surplus=tuple(surplus_files(task.folder, keys)))
 
 
-def _keys(report: MasksReport) -> Iterator[str]:
-    for shard in report.shards:
-        if shard.status != "failed":
-            with Store([shard.shard]) as store:
-                yield from (store.key(i) for i in range(len(store)))
+def _keys(shards: Sequence[str], target: Target) -> Iterator[str]:
+    for shard in shards:
+        with target.open(shard) as store:
+            yield from (store.key(i) for i in range(len(store)))
+
+
+def _target(
+    out: str | os.PathLike[str] | None,
+    cache: ShardCache | None,
+    storage_options: Mapping[str, Mapping[str, Any]] | None,
+    kind: SidecarKind = MASKS,
+) -> Target:
+    remote = cache.remote if cache is not None and storage_options is None else Remote(storage_options)
+    return Target(None if out is None else os.fspath(out), cache, remote, kind)
 
 
 def run_task(
@@ -226,26 +196,29 @@ def run_task(
     overwrite: bool = False,
     limit: int | None = None,
     progress: bool = True,
+    cache: ShardCache | None = None,
+    storage_options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> MasksReport:
     """Do with any task what `make_masks` does."""
     if limit is not None and limit < 1:
         raise ValueError(f"make_masks: limit must be at least 1 shard, got {limit}")
     began = time.perf_counter()
-    paths = expand(shards)[:limit]
-    folder = None if out is None else os.fspath(out)
-    kind = kind_of(task)
-    _check_names(paths, folder, kind)
-    if folder is not None:
-        os.makedirs(folder, exist_ok=True)
-    remove_leftovers(sidecar_path(path, folder, kind) for path in paths)
+    target = _target(out, cache, storage_options, kind_of(task))
+    paths = expand(shards, None if cache is None else cache.remote)[:limit]
+    sidecars = _sidecars(paths, target)
+    if target.out is not None and not is_url(target.out):
+        os.makedirs(target.out, exist_ok=True)
+    present = Present(target, paths)
+    remove_leftovers(sidecars, target.remote)
+    remove_old_folders(TEMPORARY)
     with ThreadPoolExecutor(8) as pool:
-        plans = list(pool.map(lambda path: _plan(task, path, folder, overwrite), paths))
+        plans = list(pool.map(lambda path: _plan(task, path, target, present, overwrite), paths))
     _check_conflicts([plan.conflict for plan in plans if plan.conflict])
     todo = [plan for plan in plans if plan.report is None]
-    reports = {plan.shard: plan.report for plan in plans if plan.report is not None}
-    with masks_bar(progress, sum(plan.samples for plan in todo), len(plans) - len(todo), len(plans)) as bar:
-        running = engine.run(task, [plan.shard for plan in todo], folder, bar.note)
-        number_of = {plan.shard: number for number, plan in enumerate(todo)}
+    reports = {plain(plan.shard): plan.report for plan in plans if plan.report is not None}
+    with masks_bar(progress, [plan.samples for plan in todo], len(plans)) as bar:
+        running = engine.run(task, [plan.shard for plan in todo], target, bar.note)
+        number_of = {plain(plan.shard): number for number, plan in enumerate(todo)}
         try:
             for report in running:
                 reports[report.shard] = report
@@ -253,8 +226,8 @@ def run_task(
         finally:
             getattr(running, "close", lambda: None)()
             # Once more: workers of a run that was killed just before this one may have lived on for a moment.
-            remove_leftovers(sidecar_path(path, folder, kind) for path in paths)
-    return MasksReport(task.method, tuple(reports[path] for path in paths), time.perf_counter() - began)
+            remove_leftovers(sidecars, target.remote)
+    return MasksReport(task.method, tuple(reports[plain(path)] for path in paths), time.perf_counter() - began)
 
 
 @dataclass(frozen=True)
@@ -263,31 +236,37 @@ class _Plan:
 
     shard: str
     samples: int = 0
+    """0 also where they are not known yet: a shard in a store without an index."""
     report: ShardReport | None = None
     conflict: str = ""
 
 
-def _plan(task: Task, shard: str, out: str | None, overwrite: bool) -> _Plan:
-    kind = kind_of(task)
-    sidecar = sidecar_path(shard, out, kind)
+def _plan(task: Task, shard: str, target: Target, present: Present, overwrite: bool) -> _Plan:
+    name, sidecar = plain(shard), plain(target.sidecar(shard))
+    there = not overwrite and present.has(shard)
     try:
-        with Store([shard]) as store:
+        # A shard that is to be fetched anyway is not fetched now just to count its samples.
+        with target.open(shard, index="require" if is_url(shard) and not there else "auto") as store:
             samples = len(store)
-            if overwrite or not os.path.exists(sidecar) or not sidecar_is_valid(sidecar, shard, kind=kind):
+            manifest = present.manifest(shard, store.shard_fingerprint(0)) if there else None
+            if manifest is None:
                 return _Plan(shard, samples)
             asked: dict[str, Any] = {"method": task.method, "version": code_version(), **task.parameters(store)}
+    except (UploadRefused, GaveUp):
+        raise
     except (ShardError, OSError) as error:
-        return _Plan(shard, report=ShardReport(shard, sidecar, "failed", error=str(error)))
-    manifest = read_manifest(sidecar, kind)
-    settings, result = split_parameters(manifest)
-    there = {"method": manifest.method, "version": manifest.version, **settings}
-    if there != asked:
-        names = [name for name in {**there, **asked} if there.get(name) != asked.get(name)]
-        return _Plan(shard, samples, conflict=f"{sidecar}: was made otherwise ({_difference(names, there, asked)})")
+        if is_url(shard) and not there:  # what is wrong with it is said when it is its turn
+            return _Plan(shard)
+        return _Plan(shard, report=ShardReport(name, sidecar, "failed", error=str(error)))
+    made = {"method": manifest.method, "version": manifest.version, **manifest.parameters}
+    if made != asked:
+        names = [key for key in {**made, **asked} if made.get(key) != asked.get(key)]
+        return _Plan(shard, samples, conflict=f"{sidecar}: was made otherwise ({_difference(names, made, asked)})")
+    result = manifest.result
     without = tuple((key, note) for key, note in result.get("without", ()))
-    counts = {name: result.get(name, 0) for name in ("samples", "masks", "empty", "full")}
+    counts = {key: result.get(key, 0) for key in ("samples", "masks", "empty", "full")}
     histogram = tuple(result.get("histogram", (0,) * BINS))
-    return _Plan(shard, samples, ShardReport(shard, sidecar, "kept", **counts, histogram=histogram, without=without))
+    return _Plan(shard, samples, ShardReport(name, sidecar, "kept", **counts, histogram=histogram, without=without))
 
 
 def _difference(names: Sequence[str], there: dict[str, Any], asked: dict[str, Any]) -> str:
@@ -302,13 +281,16 @@ def _check_conflicts(conflicts: list[str]) -> None:
         raise ShardError(f"{conflicts[0]}{others}; pass overwrite (--overwrite) or another folder (--out)")
 
 
-def _check_names(paths: list[str], out: str | None, kind: SidecarKind) -> None:
-    """Two shards of one name in different folders would share a sidecar."""
+def _sidecars(paths: Sequence[str], target: Target) -> list[str]:
+    """Name the sidecars; two shards of one name in different folders would share one, which is an error."""
     seen: dict[str, str] = {}
+    sidecars = []
     for path in paths:
-        sidecar = os.path.abspath(sidecar_path(path, out, kind))
-        if sidecar in seen:
+        sidecars.append(target.sidecar(path))
+        place = plain(sidecars[-1]) if is_url(sidecars[-1]) else os.path.abspath(sidecars[-1])
+        if place in seen:
             raise ShardError(
-                f"{path} and {seen[sidecar]} would both write {sidecar}; run them with one folder (--out) each"
+                f"{plain(path)} and {seen[place]} would both write {place}; run them with one folder (--out) each"
             )
-        seen[sidecar] = path
+        seen[place] = plain(path)
+    return sidecars

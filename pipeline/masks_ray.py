@@ -1,6 +1,7 @@
 """Sidecars by a Ray cluster: an actor a worker, a shard a call.
 
-Shards and sidecars must have the same paths on all nodes (a shared file system). Actors keep decoder and kernels warm;
+Shards and sidecars must have the same paths on all nodes (a shared file system), or be behind URLs; a cache folder is each
+node's own. Actors keep decoder and kernels warm;
 the driver hands out one shard at a time, so a lost node costs the shards that it was at.
 """
 
@@ -8,15 +9,17 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from figureground.shards.masks import sidecar_path
+from figureground.shards.errors import ShardError
+from figureground.shards.urls import is_url
 
 from .masks_leftovers import remove_leftovers
-from .masks_work import OpenTask, ShardReport, Task, kind_of, make_sidecar
+from .masks_queue import ShardQueue
+from .masks_target import Target, plain
+from .masks_work import ShardReport, Task, Worker
 
 log = logging.getLogger(__name__)
 
@@ -27,16 +30,14 @@ _OBJECT_STORE_BYTES = 100 * 2**20
 class ShardActor:
     """Makes one shard's sidecar at a time, and tells meanwhile how far it is."""
 
-    def __init__(self, task: Task, out: str | None) -> None:
-        self._task, self._out = task, out
-        self._opened: OpenTask | None = None
+    def __init__(self, task: Task, target: Target) -> None:
+        self._worker = Worker(task, target)
         self._done = 0
 
-    def make(self, shard: str) -> ShardReport:
-        """Make a sidecar."""
+    def make(self, shard: str, following: str | None = None) -> ShardReport:
+        """Make a sidecar; see `Worker.make`."""
         self._done = 0
-        self._opened = self._opened or self._task.open()
-        return make_sidecar(self._task, self._opened, shard, self._out, self._note)
+        return self._worker.make(shard, self._note, following)
 
     def _note(self, done: int) -> None:
         self._done = done
@@ -76,7 +77,7 @@ class RayEngine:
         _import_ray()
 
     def run(
-        self, task: Task, shards: Sequence[str], out: str | None, progress: Callable[[int, int], None]
+        self, task: Task, shards: Sequence[str], target: Target, progress: Callable[[int, int], None]
     ) -> Iterator[ShardReport]:
         """Yield a report for each shard, in the order in which they are finished."""
         if not shards:
@@ -85,11 +86,11 @@ class RayEngine:
         ours = not ray.is_initialized()
         if ours:
             self._connect(ray, task)
-        run = _Run(ray, self, task, [os.path.abspath(shard) for shard in shards], out and os.path.abspath(out))
+        run = _Run(ray, self, task, [_absolute(shard) for shard in shards], _everywhere(target))
         try:
             for report in run.reports(progress):
-                number = run.number_of[report.shard]
-                yield replace(report, shard=shards[number], sidecar=sidecar_path(shards[number], out, kind_of(task)))
+                shard = shards[run.number_of[report.shard]]
+                yield replace(report, shard=plain(shard), sidecar=plain(target.sidecar(shard)))
         finally:
             run.stop()
             if ours:
@@ -125,15 +126,25 @@ def _import_ray() -> Any:
     return ray
 
 
+def _absolute(path: str) -> str:
+    return path if is_url(path) else os.path.abspath(path)
+
+
+def _everywhere(target: Target) -> Target:
+    return target if target.out is None else replace(target, out=_absolute(target.out))
+
+
 class _Run:
     """The actors of a run, and who is at what."""
 
-    def __init__(self, ray: Any, engine: RayEngine, task: Task, shards: list[str], out: str | None) -> None:
-        self._ray, self._engine, self._shards, self._out = ray, engine, shards, out
-        self.number_of = {shard: number for number, shard in enumerate(shards)}
-        self._waiting = deque(range(len(shards)))
+    def __init__(self, ray: Any, engine: RayEngine, task: Task, shards: list[str], target: Target) -> None:
+        self._ray, self._engine, self._shards, self._target = ray, engine, shards, target
+        self.number_of = {plain(shard): number for number, shard in enumerate(shards)}
+        self._queue = ShardQueue(
+            len(shards), workers=min(engine.jobs, len(shards)), ahead=any(map(is_url, shards))
+        )  # fmt: skip
         self._lost = [0] * len(shards)
-        self._task, self._kind = ray.put(task), kind_of(task)
+        self._task = ray.put(task)
         # Two calls at a time: `make`, and `done` beside it.
         self._class = ray.remote(ShardActor).options(max_concurrency=2, max_restarts=0, **engine.resources(task))
         self._busy: dict[Any, tuple[Any, int]] = {}
@@ -144,11 +155,15 @@ class _Run:
         return [*self._idle, *(actor for actor, _ in self._busy.values())]
 
     def _hand_out(self) -> None:
-        while self._waiting and (self._idle or len(self._busy) < self._engine.jobs):
+        while self._queue and (self._idle or len(self._busy) < self._engine.jobs):
             fresh = not self._idle
-            actor = self._class.remote(self._task, self._out) if fresh else self._idle.pop()
-            number = self._waiting.popleft()
-            self._busy[actor.make.remote(self._shards[number])] = (actor, number)
+            actor = self._class.remote(self._task, self._target) if fresh else self._idle.pop()
+            taken = self._queue.take(actor)
+            if taken is None:
+                return
+            number, following = taken
+            ahead = None if following is None else self._shards[following]
+            self._busy[actor.make.remote(self._shards[number], ahead)] = (actor, number)
             if fresh and self._engine.watch is not None:
                 self._engine.watch(self._actors())
 
@@ -171,16 +186,17 @@ class _Run:
         except self._ray.exceptions.RayActorError:
             self._lost[number] += 1
             progress(number, 0)
-            sidecar = sidecar_path(shard, self._out, self._kind)
-            remove_leftovers([sidecar])
+            remove_leftovers([self._target.sidecar(shard)], self._target.remote)
+            self._queue.forget(actor)
+            shard, sidecar = plain(shard), plain(self._target.sidecar(shard))
             if self._lost[number] <= self._engine.retries:
                 log.warning("%s: its Ray actor died; the shard is made again", shard)
-                self._waiting.appendleft(number)
+                self._queue.give_back(number)
                 return None
             error = f"{shard}: its Ray actor died {self._lost[number]} times; look at the cluster's logs"
             return ShardReport(shard, sidecar, "failed", error=error, attempts=self._lost[number])
         except self._ray.exceptions.RayTaskError as error:
-            raise error.as_instanceof_cause() from None
+            raise (error.cause if isinstance(error.cause, ShardError) else error.as_instanceof_cause()) from None
         self._idle.append(actor)
         return replace(report, attempts=1 + self._lost[number])
 

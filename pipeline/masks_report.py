@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
 import os
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Any
@@ -23,8 +25,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from figureground.shards import MaskStore, ShardError, Store
+from figureground.shards.cache import ShardCache
 from figureground.shards.files import publish
-from figureground.shards.masks import read_manifest
+from figureground.shards.urls import is_url, shown
 
 from .masks_estimate import EstimateMasks, Estimator
 from .masks_work import EMPTY_BELOW, FULL_ABOVE, mean_share
@@ -123,17 +126,18 @@ def write_page(
     compare: str | None = None,
     device: str = "cpu",
     title: str | None = None,
+    cache: ShardCache | None = None,
 ) -> PageSummary:
     """Write the page.
 
     Parameters
     ----------
     shards : str, path or sequence of these
-        As for `figureground.shards.expand`.
+        As for `figureground.shards.expand`; URLs too, with `cache`.
     out : path
         The HTML file.
     masks_dir : path, optional
-        Folder of the sidecars; by default they lie beside their shards.
+        Folder of the sidecars, or its URL; by default they lie beside their shards.
     limit : int
         Images at most; of more, every n-th is taken.
     compare : str, optional
@@ -141,6 +145,8 @@ def write_page(
     device : str
         Where that method runs.
     title : str, optional
+    cache : ShardCache, optional
+        Where shards and sidecars behind URLs are kept; every shard of which an image is shown is fetched, one ahead.
 
     Returns
     -------
@@ -157,16 +163,14 @@ def write_page(
     """
     if limit < 1:
         raise ValueError(f"write_page: limit must be at least 1, got {limit}")
-    with Store(shards) as store, MaskStore(store, masks_dir) as masks:
-        manifests = [read_manifest(path) for path in masks.sidecars if os.path.exists(path)]
+    with Store(shards, cache=cache) as store, MaskStore(store, masks_dir, cache=cache) as masks:
+        manifests = [manifest for manifest in masks.manifests if manifest is not None]
         if not manifests:
             raise ShardError(
                 f"{masks.sidecars[0]}: no shard has a sidecar there; run 'figureground masks' or name its folder"
             )
         samples = spread(len(store), limit)
-        others = _other_masks(store, samples, compare, device)
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            items = list(pool.map(lambda pair: _item(store, masks, *pair), zip(samples, others, strict=True)))
+        items = _items(store, masks, samples, compare, device, cache)
         methods = Counter(manifest.method for manifest in manifests)
         document = {
             "title": title or "Masks",
@@ -207,6 +211,8 @@ def _about(store: Store, shown: int, methods: Iterable[str], masks: MaskStore) -
 
 
 def _name(compare: str | None) -> str | None:
+    if compare is not None and is_url(compare):
+        return shown(compare)
     return os.path.basename(os.path.normpath(compare)) if compare is not None and os.path.isdir(compare) else compare
 
 
@@ -216,18 +222,53 @@ def _fill(document: dict[str, Any]) -> bytes:
     return template.replace("__DATA__", json.dumps(document).replace("<", "\\u003c")).encode()
 
 
-def _other_masks(store: Store, samples: list[int], compare: str | None, device: str) -> list[np.ndarray | None]:
+def _runs(store: Store, samples: Sequence[int]) -> Iterator[tuple[list[int], list[int]]]:
+    """Yield samples to do together, and the shards that they and the next ones need; of local shards, all at once."""
+    if not store.is_remote:
+        yield list(samples), []
+        return
+    groups = [(shard, list(group)) for shard, group in itertools.groupby(samples, store.shard_of)]
+    for number, (shard, group) in enumerate(groups):
+        yield group, [shard, *(following for following, _ in groups[number + 1 : number + 2])]
+
+
+def _items(
+    store: Store, masks: MaskStore, samples: list[int], compare: str | None, device: str, cache: ShardCache | None
+) -> list[Item]:
+    items: list[Item] = []
+    with (
+        _other_masks(store, compare, device, cache) as others_of,
+        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
+    ):
+        for run, needed in _runs(store, samples):
+            if needed:
+                store.need(needed)
+                masks.need(needed)
+            items += pool.map(lambda pair: _item(store, masks, *pair), zip(run, others_of(run), strict=True))
+    return items
+
+
+@contextmanager
+def _other_masks(
+    store: Store, compare: str | None, device: str, cache: ShardCache | None
+) -> Iterator[Callable[[list[int]], list[np.ndarray | None]]]:
+    """Yield a function of samples that gives the masks to compare with."""
     if compare is None:
-        return [None] * len(samples)
-    if os.path.isdir(compare):
-        with MaskStore(store, compare) as masks:
-            return [_decoded(masks.mask(sample)) for sample in samples]
-    estimator = Estimator(EstimateMasks(compare, device=device, threads=len(os.sched_getaffinity(0))))
-    try:
-        results = [result for batch in estimator.estimates(store, samples) for result in batch]
-    finally:
-        estimator.close()
-    return [_decoded(np.frombuffer(result.png, np.uint8)) if result.png else None for result in results]
+        yield lambda samples: [None] * len(samples)
+    elif os.path.isdir(compare) or is_url(compare):
+        with MaskStore(store, compare, cache=cache) as masks:
+            yield lambda samples: [_decoded(masks.mask(sample)) for sample in samples]
+    else:
+        estimator = Estimator(EstimateMasks(compare, device=device, threads=len(os.sched_getaffinity(0))))
+
+        def estimated(samples: list[int]) -> list[np.ndarray | None]:
+            results = [result for batch in estimator.estimates(store, samples) for result in batch]
+            return [_decoded(np.frombuffer(result.png, np.uint8)) if result.png else None for result in results]
+
+        try:
+            yield estimated
+        finally:
+            estimator.close()
 
 
 def _item(store: Store, masks: MaskStore, sample: int, other: np.ndarray | None) -> Item:

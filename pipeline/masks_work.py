@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from figureground.shards import ShardError, Store
-from figureground.shards.masks import MASKS, Manifest, MaskWriter, SidecarKind, sidecar_path
+from figureground.shards.masks import MASKS, SidecarKind
+from figureground.shards.upload import UploadRefused
 
 from .config import Background
+from .masks_target import Lookahead, Target, plain
 
 EMPTY_BELOW = Background.min_area
 """A mask whose figure has a smaller share of the image counts as empty: by default recipes leave such an image alone."""
@@ -91,6 +94,8 @@ class ShardReport:
     """Why the shard failed."""
     attempts: int = 1
     """More than one: a worker was lost while it made this shard."""
+    seconds: float = 0.0
+    """Time that making it took; not in the sidecar, whose bytes shall not depend on it."""
 
     @property
     def missing(self) -> int:
@@ -115,18 +120,11 @@ def code_version() -> str:
         return "not installed"
 
 
-def manifest_parameters(settings: Mapping[str, Any], report: ShardReport) -> dict[str, Any]:
-    """Return a manifest's parameters: what was asked, and under "result" what came out."""
+def result_of(report: ShardReport) -> dict[str, Any]:
+    """Return what a manifest says of how the masks of a shard turned out: what a report of a kept sidecar needs."""
     result = report.to_dict()
     kept = ("samples", "masks", "undecodable", "missing", "empty", "full", "histogram", "without")
-    return {**settings, "result": {name: result[name] for name in kept}}
-
-
-def split_parameters(manifest: Manifest) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Undo `manifest_parameters`: what was asked, and what came out."""
-    settings = dict(manifest.parameters)
-    result = settings.pop("result", {})
-    return settings, result if isinstance(result, dict) else {}
+    return {name: result[name] for name in kept}
 
 
 class Tally:
@@ -174,7 +172,13 @@ def kind_of(task: Task) -> SidecarKind:
 
 
 def make_sidecar(
-    task: Task, opened: OpenTask, shard: str, out: str | None, progress: Callable[[int], None]
+    task: Task,
+    opened: OpenTask,
+    shard: str,
+    target: Target,
+    progress: Callable[[int], None],
+    *,
+    open_shard: Callable[[str], Store] | None = None,
 ) -> ShardReport:
     """Make and publish the masks of one shard.
 
@@ -183,40 +187,81 @@ def make_sidecar(
     task, opened : Task, OpenTask
         How, and the same at work.
     shard : str
-    out : str, optional
-        Folder of the sidecar; by default the shard's.
+        Path or URL.
+    target : Target
+        Where the sidecar goes.
     progress : callable
         Gets the number of samples done so far.
+    open_shard : callable, optional
+        In place of `Target.open`.
 
     Returns
     -------
     ShardReport
         "failed" if the shard cannot be read or the sidecar not be written.
 
+    Raises
+    ------
+    UploadRefused
+        If the sidecar's store will not take any.
+
     Notes
     -----
     The masks wait in memory (about 2 kB each), because the manifest says how they turned out, and to be in the
     temporary file for a moment only.
     """
-    sidecar, kind = sidecar_path(shard, out, kind_of(task)), kind_of(task)
+    name, sidecar = plain(shard), plain(target.sidecar(shard))
     tally, pngs = Tally(), []
+    began = time.perf_counter()
     try:
-        with Store([shard]) as store:
-            settings = task.parameters(store)
+        with (open_shard or target.open)(shard) as store:
+            settings, source = task.parameters(store), store.shard_fingerprint(0)
             for results in opened.results(store):
                 tally.add(results)
                 pngs += [(result.key, result.png) for result in results if result.png is not None]
                 progress(tally.samples)
-        report = tally.report(shard, sidecar)
-        parameters = manifest_parameters(settings, report)
-        with MaskWriter(
-            shard, method=task.method, parameters=parameters, version=code_version(), masks_dir=out, kind=kind
-        ) as writer:
+        report = tally.report(name, sidecar)
+        about = {"parameters": settings, "result": result_of(report), "version": code_version(), "source": source}
+        with target.writer(shard, method=task.method, **about) as writer:
             for key, png in pngs:
                 writer.add(key, png)
+    except UploadRefused:
+        raise
     except (ShardError, OSError) as error:
-        return ShardReport(shard, sidecar, "failed", tally.samples, error=str(error))
-    return report
+        return ShardReport(name, sidecar, "failed", tally.samples, error=str(error))
+    return replace(report, seconds=round(time.perf_counter() - began, 3))
+
+
+class Worker:
+    """Makes one sidecar after the other: decoder and threads stay warm, the next shard of a store is fetched meanwhile.
+
+    Parameters
+    ----------
+    task : Task
+    target : Target
+    """
+
+    def __init__(self, task: Task, target: Target) -> None:
+        self._task, self._target = task, target
+        self._lookahead = Lookahead(target)
+        self._opened: OpenTask | None = None
+
+    def make(self, shard: str, progress: Callable[[int], None], following: str | None = None) -> ShardReport:
+        """Make a sidecar; `following` is the shard that this worker will get next, if that is known."""
+        self._opened = self._opened or self._task.open()
+
+        def opened_shard(path: str) -> Store:
+            store = self._lookahead.open(path)
+            self._lookahead.fetch(following)
+            return store
+
+        return make_sidecar(self._task, self._opened, shard, self._target, progress, open_shard=opened_shard)
+
+    def close(self) -> None:
+        """Free what was opened."""
+        self._lookahead.close()
+        if self._opened is not None:
+            self._opened.close()
 
 
 def usable_samples(store: Store) -> tuple[list[int], list[Result]]:

@@ -18,6 +18,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from figureground.kernels.arrays import Ragged
 from figureground.shards import MaskStore, Store
+from figureground.shards.cache import ShardCache
+from figureground.shards.cli import open_cache
 
 from .augment import estimate_masks
 from .loader import Loader
@@ -86,10 +88,14 @@ def _originals(store: Store, samples: Sequence[int]) -> list[np.ndarray]:
 
 
 def _masks(
-    store: Store, samples: Sequence[int], pictures: list[np.ndarray], masks_dir: str | Path | None
+    store: Store,
+    samples: Sequence[int],
+    pictures: list[np.ndarray],
+    masks_dir: str | Path | None,
+    cache: ShardCache | None,
 ) -> list[np.ndarray]:
     """The sidecar mask of each sample, else the kernel's, resized to its picture."""
-    sidecars = MaskStore(store, masks_dir)
+    sidecars = MaskStore(store, masks_dir, cache=cache)
     made = []
     for sample, picture in zip(samples, pictures, strict=True):
         encoded = sidecars.mask(sample)
@@ -97,6 +103,7 @@ def _masks(
         if mask is None:
             mask = estimate_masks(Ragged.from_arrays([np.ascontiguousarray(picture)]))[0]
         made.append(cv2.resize(mask, (picture.shape[1], picture.shape[0]), interpolation=cv2.INTER_LINEAR))
+    sidecars.close()
     return made
 
 
@@ -108,11 +115,13 @@ def _cut_out(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return (picture * m + board * (1 - m) + 0.5).astype(np.uint8)
 
 
-def source_group(shards: Any, samples: Sequence[int], masks_dir: str | Path | None) -> Group:
+def source_group(
+    shards: Any, samples: Sequence[int], masks_dir: str | Path | None, cache: ShardCache | None = None
+) -> Group:
     """Return the columns original, saliency and mask."""
-    with Store(shards) as store:
+    with Store(shards, cache=cache) as store:
         pictures = _originals(store, samples)
-        masks = _masks(store, samples, pictures, masks_dir)
+        masks = _masks(store, samples, pictures, masks_dir, cache)
     heat = [np.ascontiguousarray(cv2.applyColorMap(mask, cv2.COLORMAP_INFERNO)[..., ::-1]) for mask in masks]
     cells = [[p, h, _cut_out(p, m)] for p, h, m in zip(pictures, heat, masks, strict=True)]
     return Group("source", ("original", "saliency", "mask"), cells)
@@ -161,14 +170,16 @@ def _beside(batch: dict[str, Any], views: list[np.ndarray], recipe: Recipe) -> I
 
 def show_views(args: argparse.Namespace, recipe: Recipe) -> int:
     """`figureground show views`: write a sheet of some samples and print their parameters; returns the exit code."""
-    samples = args.index
+    samples, cache = args.index, open_cache(args, args.masks)
     if not samples:
-        with Store(args.shards) as store:
+        with Store(args.shards, cache=cache) as store:
             samples = np.linspace(0, len(store) - 1, min(args.rows, len(store))).astype(int).tolist()
     title = recipe.name if recipe.views[0].background is None else f"{recipe.name} + {recipe.views[0].background.mode}"
-    options = {"device": args.device, "seed": args.seed, "masks_dir": args.masks}
+    options = {
+        "device": args.device, "seed": args.seed, "masks_dir": args.masks, "cache": cache, "window": args.window,
+    }  # fmt: skip
     groups = [
-        source_group(args.shards, samples, args.masks),
+        source_group(args.shards, samples, args.masks, cache),
         views_group(title, args.shards, recipe, samples, epoch=args.epoch, **options),
     ]
     draw_sheet(groups, title=f"figureground: {title}, epoch {args.epoch}, seed {args.seed}").save(args.out)

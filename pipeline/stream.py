@@ -7,7 +7,7 @@ import time
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from figureground.shards.cache import ShardCache
+from figureground.shards.cli import open_cache
 
 from .loader import Loader
 from .recipe import Recipe
@@ -15,10 +15,10 @@ from .recipe import Recipe
 
 def stream_epochs(args: argparse.Namespace, recipe: Recipe) -> int:
     """Iterate over `args.epochs` epochs and print images/s of each; returns the exit code."""
-    cache = ShardCache(args.cache, int(args.cache_gb * 1e9)) if args.cache else None
+    cache = open_cache(args, args.masks)
     with Loader(
         args.shards, recipe, batch_size=args.batch_size, device=args.device, masks_dir=args.masks, seed=args.seed,
-        threads=args.threads, format="moco", cache=cache,
+        threads=args.threads, format="moco", cache=cache, window=args.window,
     ) as loader:  # fmt: skip
         columns = (TextColumn("epoch {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, transient=True) as bar:

@@ -1,6 +1,7 @@
 """`figureground textures`: a texture of each image of shards, for negatives with diminished semantics.
 
     figureground textures "shards/*.tar" --out textures --jobs 8
+    figureground textures "s3://bucket/train-{000..099}.tar" --out s3://bucket/textures --cache /local/cache
 
 Ge et al. 2021 synthesise, offline, one 224 px texture of each image from two exemplars of 96 px, the middle of the image and a
 random place of it. Their tool is texture-synthesis of Embark Studios; here it is image quilting (`kernels/quilt.py`). Plan, pool of
@@ -15,7 +16,7 @@ import json
 import os
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,8 @@ import cv2
 import numpy as np
 
 from figureground.shards import Store
-from figureground.shards.cli import SHARDS_HELP
+from figureground.shards.cache import ShardCache
+from figureground.shards.cli import SHARDS_HELP, add_cache, open_cache
 from figureground.shards.masks import TEXTURES, SidecarKind
 
 from .masks_work import OpenTask, Result, usable_samples
@@ -201,13 +203,15 @@ def make_textures(
     overwrite: bool = False,
     limit: int | None = None,
     progress: bool = True,
+    cache: ShardCache | None = None,
+    storage_options: Mapping[str, Mapping[str, Any]] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Make a texture of each image and write them into sidecars, `<shard stem>.textures.tar`.
 
     Parameters
     ----------
-    shards, out, jobs, overwrite, limit, progress
+    shards, out, jobs, overwrite, limit, progress, cache, storage_options
         As for `figureground.pipeline.masks_job.make_masks`.
     **settings
         Fields of `MakeTextures`; `threads` by default this process's processors shared out among the jobs.
@@ -220,7 +224,8 @@ def make_textures(
     Raises
     ------
     ShardError
-        If no shard is found, or a finished sidecar was made otherwise and `overwrite` is false: nothing is done then.
+        If no shard is found, or a finished sidecar was made otherwise and `overwrite` is false: nothing is done then. If the
+        store of the sidecars takes none.
     ValueError
         If an argument is out of range.
     """
@@ -230,7 +235,7 @@ def make_textures(
     settings.setdefault("threads", max(1, len(os.sched_getaffinity(0)) // max(1, jobs)))
     report = run_task(
         MakeTextures(**settings), shards, out=out, engine=make_engine("local", jobs=jobs), overwrite=overwrite, limit=limit,
-        progress=progress,
+        progress=progress, cache=cache, storage_options=storage_options,
     )  # fmt: skip
     shown = ("shard", "sidecar", "status", "samples", "error")
     return {
@@ -249,7 +254,8 @@ def make_textures(
 def add_textures(parser: argparse.ArgumentParser) -> None:
     """Give a parser the arguments of `textures`."""
     parser.add_argument("shards", nargs="+", metavar="SHARDS", help=SHARDS_HELP)
-    parser.add_argument("--out", metavar="DIR", help="folder of the sidecars (default: beside the shards)")
+    parser.add_argument("--out", metavar="DIR", help="folder of the sidecars, or its URL (default: beside the shards)")
+    add_cache(parser)
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="shards at a time (default: 1)")
     parser.add_argument(
         "--threads", type=int, metavar="N", help="CPU threads a job (default: shared out among the jobs)"
@@ -274,12 +280,12 @@ def run_textures(args: argparse.Namespace) -> int:
         with _sigterm_raises():
             report = make_textures(
                 args.shards, out=args.out, jobs=args.jobs, overwrite=args.overwrite, limit=args.limit,
-                progress=not args.quiet, **settings,
+                progress=not args.quiet, cache=open_cache(args), **settings,
             )  # fmt: skip
     except KeyboardInterrupt as signalled:
         print("interrupted: finished sidecars are kept, the same command goes on", file=sys.stderr)
         return 143 if isinstance(signalled, Terminated) else 130
-    except (ValueError, RuntimeError) as error:  # ShardError too: nothing was done
+    except (ValueError, RuntimeError, ImportError) as error:  # ShardError too: nothing done, or a store takes nothing
         print(error, file=sys.stderr)
         return 2
     for shard in report["shards"]:

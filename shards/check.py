@@ -16,6 +16,7 @@ from .patterns import expand
 from .reader import IMAGE_EXTS, shard_fingerprint
 from .sidecar import MASKS, TEXTURES, SidecarKind, count_masks, manifest_of, sidecar_path
 from .tar import open_tar, read_members
+from .urls import is_url, shown
 
 Inspect = Callable[[np.ndarray], str | None]
 """Takes the bytes of an image, (bytes,) uint8; returns what is wrong with them, None if nothing is."""
@@ -65,7 +66,7 @@ def check(
     Raises
     ------
     ShardError
-        If the patterns name no shard, or a sidecar in place of its shard.
+        If the patterns name no shard, or a sidecar in place of its shard, or `masks_dir` is a URL.
 
     Examples
     --------
@@ -76,6 +77,10 @@ def check(
     ...     [finding.kind for finding in check(shard)]
     ['tar']
     """
+    if masks_dir is not None and is_url(os.fspath(masks_dir)):
+        raise ShardError(
+            f"{shown(os.fspath(masks_dir))}: check: masks_dir must be a local folder, got a URL; copy it first"
+        )
     seen: dict[bytes, str] = {}
     findings: list[Finding] = []
     exts = tuple(ext.lower().lstrip(".") for ext in image_exts)

@@ -1,21 +1,90 @@
-"""The commands `pack`, `index` and `check` of the command line."""
+"""The commands `pack`, `index` and `check` of the command line, and what others share with them."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import multiprocessing
+import re
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from typing import TYPE_CHECKING
 
 from .check import Inspect, check
 from .errors import ShardError
 from .index import index_is_fresh, write_index
 from .patterns import expand
+from .urls import is_url, shown
 from .writer import pack
 
+if TYPE_CHECKING:
+    from .cache import ShardCache
+
 SHARDS_HELP = "tars, folders of tars, globs, or brace patterns such as 'train-{000000..000099}.tar'"
+
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def parse_bytes(text: str) -> int:
+    """Read a size as people write it: decimal units, with or without the B.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        If it is none.
+
+    Examples
+    --------
+    >>> parse_bytes("50GB"), parse_bytes("1.5 m"), parse_bytes("2048")
+    (50000000000, 1500000, 2048)
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)B?\s*", text, re.IGNORECASE)
+    size = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
+    if size < 1:
+        raise argparse.ArgumentTypeError(f"a size must be a number of bytes, e.g. 50GB or 500M, got {text!r}")
+    return size
+
+
+def add_cache(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the arguments that shards and sidecars behind URLs need."""
+    parser.add_argument("--cache", metavar="DIR", help="local folder that keeps shards and sidecars given as URLs")
+    parser.add_argument(
+        "--cache-size", type=parse_bytes, default=50 * 10**9, metavar="SIZE", help="its size at most (default: 50GB)"
+    )
+
+
+def open_cache(args: argparse.Namespace, *others: str | None) -> ShardCache | None:
+    """Open the cache that the arguments of `add_cache` name.
+
+    Parameters
+    ----------
+    args : Namespace
+        With `shards`.
+    *others : str or None
+        What else is read and may be a URL.
+
+    Returns
+    -------
+    ShardCache or None
+        None without `--cache`.
+
+    Raises
+    ------
+    ShardError
+        If the folder cannot be written, or there is a URL and no `--cache`.
+    """
+    if args.cache is not None:
+        from .cache import ShardCache  # local shards do without
+
+        return ShardCache(args.cache, args.cache_size)
+    url = next((text for text in (*args.shards, *others) if text is not None and is_url(text)), None)
+    if url is not None:
+        raise ShardError(
+            f"{shown(url)}: what is behind a URL needs a cache; pass --cache DIR (a folder on a local disk)"
+        )
+    return None
 
 
 def add_pack(parser: argparse.ArgumentParser) -> None:

@@ -75,13 +75,19 @@ class FetchedMaps(Maps):
         if wanted > self.cache.max_bytes:
             raise ShardError(
                 f"Store: max_bytes of the cache must hold {what}, {wanted} bytes, got {self.cache.max_bytes}; raise it"
-                + (" or lower the window" if shards > 2 else "")
+                + (" or lower the window" if "window" in what else "")
             )
 
     def plan_windows(self, window: int) -> None:
         """Make sure that the cache can hold what an order of windows needs, and bound what is read ahead."""
         self._require(2 * window + 2, f"two windows of {window} shards and two more")
         self._ahead_bytes = max(self.cache.max_bytes - sum(self._sizes[: window + 2]), 0)
+
+    def keep_all(self, what: str) -> None:
+        """Fetch all files now, in the background, and keep them; an error if the cache cannot hold them together."""
+        self._require(len(self._sizes), what)
+        self._ahead_bytes = self.cache.max_bytes
+        self.need([number for number, file in enumerate(self.files) if file is not None])
 
     def __getstate__(self) -> Any:
         kept = self.files, self.cache, self._sizes, self._ahead_bytes, self._most

@@ -1,4 +1,4 @@
-"""Mask sidecars of remote shards: which there are, and what they hold, before any of them is fetched whole."""
+"""Mask sidecars behind URLs: which there are, and what they hold, before any of them is fetched whole."""
 
 from __future__ import annotations
 
@@ -6,24 +6,47 @@ import os
 from collections.abc import Sequence
 
 from .cache import ShardCache
+from .errors import ShardError
 from .fetched import each, load_remote_indexes
 from .index_text import ShardIndex
 from .reader import Store
 from .remote import RemoteFile
-from .sidecar import MASKS, Manifest, SidecarKind, manifest_place, parse_manifest
-from .urls import beside, is_url, shown
+from .sidecar import MASKS, Manifest, SidecarKind, manifest_place, parse_manifest, sidecar_path
+from .urls import is_url, shown
+
+
+def cache_for(store: Store, masks_dir: str | os.PathLike[str] | None, cache: ShardCache | None) -> ShardCache | None:
+    """Return the cache that the sidecars of a store are fetched into; None if all of them are local.
+
+    Raises
+    ------
+    ShardError
+        If `masks_dir` is a URL and there is no cache.
+    """
+    remote = is_url(os.fspath(masks_dir)) if masks_dir is not None else store.fetched is not None
+    if not remote:
+        return None
+    cache = cache or (None if store.fetched is None else store.fetched.cache)
+    if cache is None:
+        raise ShardError(
+            f"{shown(os.fspath(masks_dir or ''))}: sidecars behind a URL need a cache; pass "
+            f"cache=ShardCache(folder, max_bytes) (--cache DIR), or copy them into a local folder"
+        )
+    return cache
 
 
 def find_sidecars(
-    store: Store, masks_dir: str | os.PathLike[str] | None, kind: SidecarKind = MASKS
+    store: Store, masks_dir: str | os.PathLike[str] | None, cache: ShardCache | None, kind: SidecarKind = MASKS
 ) -> list[RemoteFile | None]:
-    """Look for the sidecars of a store's remote shards.
+    """Look for the sidecars of a store's shards that are behind URLs.
 
     Parameters
     ----------
     store : Store
     masks_dir : path or URL, optional
-        Where the sidecars lie; by default beside their shards. A local folder holds no remote ones.
+        Where the sidecars lie; by default beside their shards.
+    cache : ShardCache, optional
+        From `cache_for`.
     kind : SidecarKind
 
     Returns
@@ -36,16 +59,14 @@ def find_sidecars(
     ShardError
         If a store does not answer.
     """
-    if store.fetched is None or (masks_dir is not None and not is_url(os.fspath(masks_dir))):
+    if cache is None:
         return [None] * len(store.shards)
-    remote = store.fetched.cache.remote
-    urls: list[str | None] = []
-    for shard, file in zip(store.shards, store.fetched.files, strict=True):
-        if masks_dir is not None:
-            name = os.path.splitext(os.path.basename(shard))[0]
-            urls.append(f"{os.fspath(masks_dir).rstrip('/')}/{name}{kind.ending}")
-        else:
-            urls.append(None if file is None else beside(file.url, kind.ending))
+    shards: list[str] = list(store.shards)
+    if store.fetched is not None:  # their URLs in full
+        shards = [shard if file is None else file.url for shard, file in zip(shards, store.fetched.files, strict=True)]
+    paths = [sidecar_path(shard, masks_dir, kind) for shard in shards]
+    remote = cache.remote
+    urls = [path if is_url(path) else None for path in paths]
     return each(lambda url, stop: None if url is None else remote.find(url, stop), urls)
 
 

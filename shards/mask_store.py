@@ -5,20 +5,23 @@ from __future__ import annotations
 import bisect
 import os
 from collections.abc import Sequence
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from .errors import ShardError
 from .fetched import FetchedMaps
-from .fetched_masks import find_sidecars, load_sidecars
+from .fetched_masks import cache_for, find_sidecars, load_sidecars
 from .index import load_index
 from .index_text import ShardIndex
 from .maps import Maps
 from .pieces import Pieces, cut_pieces
 from .reader import Store
 from .sidecar import MASKS, Manifest, SidecarKind, manifest_of, sidecar_path
-from .urls import shown
+from .urls import is_url, shown
+
+if TYPE_CHECKING:
+    from .cache import ShardCache
 
 
 class MaskStore:
@@ -29,17 +32,20 @@ class MaskStore:
     store : Store
         The images.
     masks_dir : path, optional
-        Where the sidecars lie; by default beside their shards. Those of a remote store's shards are fetched through its
-        cache, and `masks_dir` may be a URL then.
+        Where the sidecars lie, a folder or a URL (`s3://bucket/masks`); by default beside their shards.
     max_open : int, optional
         Sidecars kept mapped at a time, as for `Store`.
     kind : SidecarKind
         `sidecar.TEXTURES`: textures in place of masks.
+    cache : ShardCache, optional
+        Where sidecars behind URLs are kept; by default that of the store. Those of local shards, which are read in any
+        order, must fit into it all together: they are fetched now, in the background, and stay.
 
     Raises
     ------
     ShardError
-        If a sidecar is damaged, has no manifest, or was made from another state of its shard.
+        If a sidecar is damaged, has no manifest, or was made from another state of its shard, or `masks_dir` is a URL and
+        there is no cache, or too small a one.
 
     Notes
     -----
@@ -54,18 +60,22 @@ class MaskStore:
         *,
         max_open: int | None = None,
         kind: SidecarKind = MASKS,
+        cache: ShardCache | None = None,
     ) -> None:
         self._kind = kind
         self._starts_at = store.starts
         self._starts = self._starts_at.tolist()
         self._offset = np.full(len(store), -1, np.int64)
         self._size = np.zeros(len(store), np.uint32)
-        files = find_sidecars(store, masks_dir, kind)
+        cache = cache_for(store, masks_dir, cache)
+        files = find_sidecars(store, masks_dir, cache, kind)
         self.sidecars = [
-            os.path.abspath(sidecar_path(shard, masks_dir, kind)) if file is None else shown(file.url)
+            _place(shard, masks_dir, kind) if file is None else shown(file.url)
             for shard, file in zip(store.shards, files, strict=True)
         ]
         """Absolute path (or URL) of each shard's sidecar, there or not."""
+        self.manifests: list[Manifest | None] = [None] * len(files)
+        """What each shard's sidecar says of itself; None where there is no sidecar."""
         status = np.zeros((len(self.sidecars), 2), np.int64)
         for number, sidecar in enumerate(self.sidecars):
             if files[number] is None and os.path.exists(sidecar):
@@ -74,10 +84,12 @@ class MaskStore:
                 masks = load_index(sidecar)
                 self._take_in(store, number, masks, manifest_of(sidecar, masks, kind))
         self._maps = Maps(self.sidecars, status, max_open)
-        if store.fetched is not None and any(files):
-            for number, masks, manifest in load_sidecars(files, store.fetched.cache, kind):
+        if cache is not None and any(files):
+            for number, masks, manifest in load_sidecars(files, cache, kind):
                 self._take_in(store, number, masks, manifest)
-            self._maps = FetchedMaps(self.sidecars, status, max_open, files, store.fetched.cache)
+            self._maps = FetchedMaps(self.sidecars, status, max_open, files, cache)
+            if not store.is_remote:
+                self._maps.keep_all("the sidecars of all local shards")
 
     def need(self, shards: Sequence[int]) -> None:
         """Fetch the sidecars of these shards ahead: as `Store.need`."""
@@ -90,6 +102,7 @@ class MaskStore:
                 f"{self.sidecars[number]}: made from another state of {store.shards[number]}; "
                 f"run 'figureground {self._kind.name} {store.shards[number]}' again, or remove the sidecar"
             )
+        self.manifests[number] = manifest
         samples, rows = match(store.shard_keys(number), masks, self._kind.ext)
         at = samples + self._starts[number]
         self._offset[at] = masks.offset[rows]
@@ -152,6 +165,11 @@ class MaskStore:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _place(shard: str, masks_dir: str | os.PathLike[str] | None, kind: SidecarKind) -> str:
+    path = sidecar_path(shard, masks_dir, kind)
+    return shown(path) if is_url(path) else os.path.abspath(path)
 
 
 def match(keys: list[bytes], masks: ShardIndex, mask_ext: str = MASKS.ext) -> tuple[np.ndarray, np.ndarray]:

@@ -23,6 +23,7 @@ from .index import index_path, split_name, write_index
 from .mask_store import MaskStore
 from .reader import shard_fingerprint
 from .sidecar import MASK_EXT, MASKS, TEXTURES, Manifest, SidecarKind, read_manifest, sidecar_is_valid, sidecar_path
+from .urls import is_url, shown
 
 __all__ = [
     "MASKS", "MASK_EXT", "TEXTURES", "Manifest", "MaskStore", "MaskWriter", "SidecarKind", "encode_mask", "read_manifest",
@@ -75,6 +76,11 @@ class MaskWriter:
         What made the masks, for the manifest; `parameters` must be fit for JSON.
     kind : SidecarKind
         `TEXTURES`: JPEG textures in place of masks.
+    result : mapping, optional
+        What came out, for the manifest; fit for JSON.
+    source : str, optional
+        The shard's fingerprint, where it is known (`Store.shard_fingerprint`); then the shard may be a URL, and
+        `masks_dir` must be given.
 
     Raises
     ------
@@ -108,11 +114,18 @@ class MaskWriter:
         version: str = "",
         masks_dir: str | os.PathLike[str] | None = None,
         kind: SidecarKind = MASKS,
+        result: Mapping[str, Any] | None = None,
+        source: str | None = None,
     ) -> None:
         self._kind = kind
         self.path = sidecar_path(shard, masks_dir, kind)
         """Where the sidecar appears."""
-        self._manifest = Manifest(method, shard_fingerprint(shard), 0, dict(parameters or {}), version)
+        if is_url(self.path):
+            raise ValueError(
+                f"MaskWriter: masks_dir must be a local folder, got {shown(self.path)}; upload it afterwards"
+            )
+        source = source or shard_fingerprint(shard)
+        self._manifest = Manifest(method, source, 0, dict(parameters or {}), version, dict(result or {}))
         self._manifest.to_json(kind)  # parameters that are no JSON fail before the work, not after it
         self._keys: set[str] = set()
         self._stack = ExitStack()

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import ShardError
-from .remote_errors import RemoteError, explain
+from .remote_errors import GaveUp, RemoteError, explain
 from .urls import protocol_of, shown, url_name
 
 __all__ = ["Remote", "RemoteError", "RemoteFile", "Stopped"]
@@ -123,6 +123,10 @@ class Remote:
             system = self._systems[protocol]
         return system, system._strip_protocol(url)
 
+    def path(self, url: str) -> str:
+        """Return what the file system behind a URL calls it."""
+        return str(self._system(url)[1])
+
     def _connect(self, protocol: str, url: str) -> Any:
         import fsspec  # here: local shards do without
 
@@ -149,7 +153,7 @@ class Remote:
         ShardError
             If it is a folder or has no known size.
         """
-        info = self._ask(url, "info", stop)
+        info = self.ask(url, "info", stop=stop)
         if info.get("type") == "directory":
             raise ShardError(f"{shown(url)}: a shard must be a tar file, got a folder; name its tars, e.g. with /*.tar")
         if info.get("size") is None:
@@ -173,7 +177,7 @@ class Remote:
 
     def read(self, url: str, stop: threading.Event | None = None) -> bytes:
         """Read a small file whole."""
-        return bytes(self._ask(url, "cat_file", stop))
+        return bytes(self.ask(url, "cat_file", stop=stop))
 
     def list(self, pattern: str) -> list[str]:
         """List the URLs that match a glob (`*`, `?`, `[...]`, `**`), sorted."""
@@ -182,7 +186,7 @@ class Remote:
                 f"{shown(pattern)}: a web server cannot be listed; write a brace pattern, e.g. {{000..099}}"
             )
         system, _ = self._system(pattern)
-        return sorted(system.unstrip_protocol(path) for path in self._ask(pattern, "glob", None))
+        return sorted(system.unstrip_protocol(path) for path in self.ask(pattern, "glob"))
 
     def blocks(
         self, file: RemoteFile, start: int = 0, end: int | None = None, stop: threading.Event | None = None
@@ -232,12 +236,39 @@ class Remote:
             for _, _, future in flying:
                 future.cancel()
 
-    def _ask(self, url: str, method: str, stop: threading.Event | None) -> Any:
+    def ask(
+        self,
+        url: str,
+        method: str,
+        *arguments: Any,
+        stop: threading.Event | None = None,
+        blocks: int = 1,
+        **options: Any,
+    ) -> Any:
+        """Call a method of the file system behind a URL with its path, again and again where it fails.
+
+        Parameters
+        ----------
+        url : str
+        method : str
+            Of fsspec's file systems, e.g. "info"; it must do no harm to call it twice.
+        *arguments, **options
+            Of the method, after the path.
+        stop : threading.Event, optional
+            Give up when set.
+        blocks : int
+            How many requests' worth of bytes it moves: multiplies `timeout_s`.
+
+        Raises
+        ------
+        RemoteError
+            If it fails for good: at once where trying again is of no use, else at the deadline.
+        """
         system, path = self._system(url)
         patience = _Patience(self, url, stop)
         while True:
             try:
-                return _result(_begin(system, method, path), self.timeout_s, stop)
+                return _result(_begin(system, method, path, *arguments, **options), self.timeout_s * blocks, stop)
             except Stopped:
                 raise
             except Exception as error:
@@ -260,7 +291,7 @@ class _Patience:
             raise final from error
         delay = backoff_s(self._url, self._tries)
         if time.monotonic() + delay > self._end:
-            raise RemoteError(
+            raise GaveUp(
                 f"{name}: gave up after {self._tries} tries in {time.monotonic() - self._began:.0f} s, the last failure: "
                 f"{reason}; check the network and the server, or raise deadline_s"
             ) from error
@@ -284,13 +315,13 @@ def backoff_s(url: str, tries: int) -> float:
     return longest * (0.5 + int.from_bytes(spread, "big") / 2**33)
 
 
-def _begin(system: Any, method: str, path: str, **arguments: Any) -> Future[Any]:
+def _begin(system: Any, method: str, *arguments: Any, **options: Any) -> Future[Any]:
     """Start a request; a file system without a loop of its own answers here and now."""
     if getattr(system, "async_impl", False):
-        return asyncio.run_coroutine_threadsafe(getattr(system, "_" + method)(path, **arguments), system.loop)
+        return asyncio.run_coroutine_threadsafe(getattr(system, "_" + method)(*arguments, **options), system.loop)
     future: Future[Any] = Future()
     try:
-        future.set_result(getattr(system, method)(path, **arguments))
+        future.set_result(getattr(system, method)(*arguments, **options))
     except Exception as error:
         future.set_exception(error)
     return future

@@ -21,6 +21,10 @@ class RemoteError(ShardError):
         return type(self), (str(self), self.status)
 
 
+class GaveUp(RemoteError):
+    """A request that still failed at its deadline: later it may pass."""
+
+
 def explain(error: Exception, url: str, name: str) -> tuple[str, RemoteError | None]:
     """Say what an exception of fsspec means.
 

@@ -13,6 +13,8 @@ from .index import load_index
 from .index_text import ShardIndex
 from .patterns import SIDECAR_ENDING, SIDECAR_ENDINGS, TEXTURES_ENDING
 from .reader import shard_fingerprint
+from .tar import BLOCK, checksum_matches, header_name, header_size
+from .urls import beside, inside, is_url, shown, url_name
 
 MASK_EXT = "mask.png"
 """Extension of a mask: the member is `<key>.mask.png`."""
@@ -57,6 +59,9 @@ class Manifest:
     """What the method was called with, as JSON holds it."""
     version: str = ""
     """Version of the method."""
+    result: dict[str, Any] = field(default_factory=dict)
+    """What came out, as JSON holds it: counts, a histogram of shares, samples without a mask; no times, so that equal
+    masks are equal bytes."""
 
     def to_json(self, kind: SidecarKind = MASKS) -> bytes:
         """Render as the bytes of `manifest.json`: sorted, so that equal manifests are equal bytes."""
@@ -72,14 +77,20 @@ def sidecar_path(
     --------
     >>> sidecar_path("shards/train-000.tar"), sidecar_path("shards/train-000.tar", "masks")
     ('shards/train-000.masks.tar', 'masks/train-000.masks.tar')
+    >>> sidecar_path("https://host/a.tar?token=1"), sidecar_path("shards/a.tar", "s3://bucket/masks")
+    ('https://host/a.masks.tar?token=1', 's3://bucket/masks/a.masks.tar')
     """
     path = os.fspath(shard)
-    if path.endswith(SIDECAR_ENDINGS):
-        what = "texture" if path.endswith(TEXTURES_ENDING) else "mask"
-        raise ShardError(f"{path}: a shard must be a tar of images, got a {what} sidecar; name the shard itself")
-    folder, name = os.path.split(path)
+    remote = is_url(path)
+    folder, name = os.path.split(path) if not remote else ("", url_name(path))
+    if name.endswith(SIDECAR_ENDINGS):
+        what = "texture" if name.endswith(TEXTURES_ENDING) else "mask"
+        raise ShardError(f"{shown(path)}: a shard must be a tar of images, got a {what} sidecar; name the shard itself")
+    if remote and masks_dir is None:
+        return beside(path, kind.ending)
     target = folder if masks_dir is None else os.fspath(masks_dir)
-    return os.path.join(target, os.path.splitext(name)[0] + kind.ending)
+    name = os.path.splitext(name)[0] + kind.ending
+    return inside(target, name) if is_url(target) else os.path.join(target, name)
 
 
 def read_manifest(path: str | os.PathLike[str], kind: SidecarKind = MASKS) -> Manifest:
@@ -118,11 +129,42 @@ def parse_manifest(tar: str, text: bytes, kind: SidecarKind = MASKS) -> Manifest
         document = json.loads(text)
         if document.pop("format") != kind.format:
             raise ValueError
+        if "result" not in document:  # older sidecars have it among the parameters
+            document["result"] = document["parameters"].pop("result", {})
         return Manifest(**document)
     except (ValueError, TypeError, KeyError, AttributeError):
         raise ShardError(
             f"{tar}: {MANIFEST} must be of format '{kind.format}', got {text[:60]!r}; run 'figureground {kind.name}' again"
         ) from None
+
+
+def manifest_in_tail(tar: str, tail: bytes, kind: SidecarKind = MASKS) -> Manifest | None:
+    """Read the manifest, a sidecar's last member, from the sidecar's last bytes.
+
+    Parameters
+    ----------
+    tar : str
+        What messages call the sidecar.
+    tail : bytes
+        Its end, from a multiple of 512 bytes on.
+    kind : SidecarKind
+
+    Returns
+    -------
+    Manifest or None
+        None if it does not begin in this tail.
+
+    Raises
+    ------
+    ShardError
+        If it is of another format.
+    """
+    for at in range(len(tail) // BLOCK * BLOCK - BLOCK, -1, -BLOCK):
+        block = tail[at : at + BLOCK]
+        if header_name(block) == MANIFEST.encode() and checksum_matches(block):
+            size = header_size(block) or 0
+            return parse_manifest(tar, tail[at + BLOCK : at + BLOCK + size], kind)
+    return None
 
 
 def sidecar_is_valid(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _WEB = ("http://", "https://")
@@ -30,6 +30,17 @@ def is_url(text: str) -> bool:
     (True, False, False)
     """
     return protocol_of(text) is not None
+
+
+def is_web(url: str) -> bool:
+    """Tell whether a URL is a web server's.
+
+    Examples
+    --------
+    >>> is_web("https://host/a.tar"), is_web("s3://bucket/a.tar")
+    (True, False)
+    """
+    return url.startswith(_WEB)
 
 
 def shown(url: str) -> str:
@@ -69,3 +80,17 @@ def beside(url: str, ending: str) -> str:
     """
     path, mark, query = url.partition("?") if url.startswith(_WEB) else (url, "", "")
     return path.removesuffix(".tar") + ending + mark + query
+
+
+def inside(folder: str, name: str) -> str:
+    """Return the URL of a file in a folder of a store; in that of a web server the name is quoted and a query stays.
+
+    Examples
+    --------
+    >>> inside("s3://bucket/masks/", "a b.tar"), inside("https://host/masks?token=1", "a b.tar")
+    ('s3://bucket/masks/a b.tar', 'https://host/masks/a%20b.tar?token=1')
+    """
+    if not folder.startswith(_WEB):
+        return f"{folder.rstrip('/')}/{name}"
+    path, mark, query = folder.partition("?")
+    return f"{path.rstrip('/')}/{quote(name)}{mark}{query}"

@@ -68,3 +68,26 @@ def test_messages(pairs, capsys):
     (pairs / "none").mkdir()
     assert saliency.main(["--images", str(pairs / "images"), "--masks", str(pairs / "none")]) == 2
     assert "images must have masks" in capsys.readouterr().err
+
+
+def test_a_method_gets_its_own_side(pairs, monkeypatch):
+    """As in the mask job: images are resized to the side that a method wants, its masks have the side that was asked."""
+    seen = []
+
+    class Wide:
+        side = 100
+
+        def __call__(self, images, size=None):
+            seen.append((images.shape[2:], size))
+            return np.full((len(images), size, size), 255, np.uint8)
+
+    real = saliency.resolve_method
+    monkeypatch.setattr(saliency, "resolve_method", lambda name: Wide() if name == "mbd" else real(name))
+    result, picture = pairs / "r.json", pairs / "p.png"
+    arguments = ["--methods", "mbd,fused", "--size", "64", "--json", str(result), "--picture", str(picture)]
+    assert _run(pairs, *arguments) == 0
+    assert set(seen) == {((100, 100), 64)}
+    document = json.loads(result.read_text())["saliency"]
+    assert document["sides_px"] == {"mbd": 100, "fused": 64}
+    assert document["methods"]["mbd"]["rec@.5"] == 1.0
+    assert cv2.imread(str(picture)).shape[1] == 5 * (3 * 100 + 4)

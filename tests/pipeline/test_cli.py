@@ -102,6 +102,24 @@ def test_show_views_draws_and_describes(packed, tmp_path, capsys):
     np.testing.assert_array_equal(np.asarray(Image.open(sheet)), first)
 
 
+def test_views_of_shards_behind_urls_are_those_of_local_ones(packed, tmp_path, capsys):
+    url = "file://" + packed
+    common = ["--device", "cpu", "--index", "3", "7"]
+    assert cli.main(["show", "views", packed, *common, "--out", str(tmp_path / "a.png")]) == 0
+    local = capsys.readouterr().out.splitlines()
+    assert cli.main(["show", "views", url, *common]) == 1
+    assert "pass --cache DIR" in capsys.readouterr().err
+    arguments = [*common, "--cache", str(tmp_path / "cache"), "--window", "2", "--out", str(tmp_path / "b.png")]
+    assert cli.main(["show", "views", url, *arguments]) == 0
+    assert capsys.readouterr().out.splitlines()[:4] == local[:4]
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(tmp_path / "a.png")), np.asarray(Image.open(tmp_path / "b.png"))
+    )
+    run = ["run", url, "--device", "cpu", "--batch-size", "8", "--size", "32", "--cache", str(tmp_path / "cache")]
+    assert cli.main(run) == 0
+    assert "epoch 0: 16 images" in capsys.readouterr().out
+
+
 def test_check_finds_what_is_wrong(tmp_path, capsys):
     from pipeline_shards import write_tar
 

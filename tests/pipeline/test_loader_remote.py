@@ -10,6 +10,7 @@ from loader_tools import make
 from pipeline_shards import write_shards
 
 from figureground.pipeline import recipes
+from figureground.pipeline.textures_job import make_textures
 from figureground.shards.cache import ShardCache
 from figureground.shards.errors import ShardError
 
@@ -75,3 +76,63 @@ def test_messages(site, tmp_path):
         make(url, RECIPE)
     with pytest.raises(ShardError):
         make(url, RECIPE, cache=ShardCache(Path(tmp_path) / "small", 1000), window=2)
+
+
+def _masks(loader):
+    return {int(i): m.numpy() for batch in loader for i, m in zip(batch["index"], batch["masks"][0], strict=True)}
+
+
+def test_masks_in_a_store(site, tmp_path):
+    """Sidecars behind a URL, shards behind one or here: the same masks and views as from local ones."""
+    for path in (tmp_path / "shards").glob("*.masks.*"):
+        site.files[f"masks/{path.name}"] = site.files.pop(path.name)
+    url, largest = site.url + "part-{000000..000009}.tar", max(len(data) for data in site.files.values())
+    cache = ShardCache(tmp_path / "cache", 40 * largest)
+    sidecars = site.url + "masks"
+    with (
+        make(site.folder, RECIPE, masks="sidecar") as local,
+        make(url, RECIPE, masks="sidecar", masks_dir=sidecars, cache=cache, window=2) as remote,
+        make(site.folder, RECIPE, masks="sidecar", masks_dir=sidecars, cache=cache) as mixed,
+        make(url, RECIPE, masks="sidecar", cache=cache, window=2) as none,
+    ):
+        want, views = _masks(local), _views(local)
+        assert any(mask.any() for mask in want.values())
+        for loader in (remote, mixed):
+            got = _masks(loader)
+            assert want.keys() == got.keys()
+            for index, mask in got.items():
+                np.testing.assert_array_equal(mask, want[index])
+            for index, view in _views(loader).items():
+                np.testing.assert_array_equal(view, views[index])
+        assert not any(mask.any() for mask in _masks(none).values()), "there are none beside the shards"
+    with pytest.raises(ShardError, match=r"masks: sidecars behind a URL need a cache; pass cache=ShardCache"):
+        make(site.folder, RECIPE, masks="sidecar", masks_dir=sidecars)
+
+
+def test_textures_in_a_store(site, tmp_path):
+    """As masks: shards behind a URL or here, the same negatives as with local textures."""
+    make_textures(site.folder, out=tmp_path / "textures", size=32, block=16, overlap=4, progress=False)
+    for path in (tmp_path / "textures").iterdir():
+        site.files[f"textures/{path.name}"] = path.read_bytes()
+    url, largest = site.url + "part-{000000..000009}.tar", max(len(data) for data in site.files.values())
+    cache = ShardCache(tmp_path / "cache", 40 * largest)
+    recipe = recipes.moco_v2(32).with_negatives("texture-file")
+
+    def negatives(loader):
+        return {int(i): n.numpy() for batch in loader for i, n in zip(batch["index"], batch["negatives"], strict=True)}
+
+    with (
+        make(site.folder, recipe, textures_dir=tmp_path / "textures") as local,
+        make(url, recipe, textures_dir=site.url + "textures", cache=cache, window=2) as remote,
+        make(site.folder, recipe, textures_dir=site.url + "textures", cache=cache) as mixed,
+    ):
+        want = negatives(local)
+        for loader in (remote, mixed):
+            got = negatives(loader)
+            assert want.keys() == got.keys()
+            for index, found in got.items():
+                np.testing.assert_array_equal(found, want[index])
+    with pytest.raises(
+        ValueError, match=r"found none in http://127\.0\.0\.1:\d+/elsewhere; run 'figureground textures'"
+    ):
+        make(site.folder, recipe, textures_dir=site.url + "elsewhere?sig=secret", cache=cache)

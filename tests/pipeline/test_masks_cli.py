@@ -107,12 +107,12 @@ def test_sigterm_ends_a_run_cleanly(tmp_path):
     write_shards(tmp_path / "shards", 40, masks=False)
     code = (
         "import os, signal, sys, argparse\n"
-        "from figureground.pipeline import masks_cli, masks_work\n"
-        "real = masks_work.MaskWriter.add\n"
+        "from figureground.pipeline import masks_cli, masks_target\n"
+        "real = masks_target.MaskWriter.add\n"
         "def add(self, key, mask):\n"
         "    real(self, key, mask)\n"
         "    if key.endswith('7'): os.kill(os.getpid(), signal.SIGTERM)\n"
-        "masks_work.MaskWriter.add = add\n"
+        "masks_target.MaskWriter.add = add\n"
         "parser = argparse.ArgumentParser(); masks_cli.add_masks(parser)\n"
         "sys.exit(masks_cli.run_masks(parser.parse_args(sys.argv[1:])))\n"
     )
@@ -122,3 +122,59 @@ def test_sigterm_ends_a_run_cleanly(tmp_path):
     assert done.returncode == 143, done.stderr
     assert "interrupted" in done.stderr
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_urls(shards, tmp_path, capsys):
+    """Shards and sidecars behind URLs need a cache; the same bytes as local ones, and a page of them."""
+    url, out = f"file://{tmp_path}/shards/part-{{000000..000001}}.tar", f"file://{tmp_path}/there"
+    assert masks(url, "--out", out) == 2
+    assert capsys.readouterr().err.endswith("behind a URL needs a cache; pass --cache DIR (a folder on a local disk)\n")
+    assert masks(url, "--out", "https://host/masks", "--cache", tmp_path / "cache", "--cache-size", "1G") == 2
+    assert "a web server is read-only" in capsys.readouterr().err
+    assert masks(url, "--out", out, "--size", 32, "--cache", tmp_path / "cache", "--cache-size", "1G") == 0
+    assert masks(shards, "--out", tmp_path / "here", "--size", 32) == 0
+    for path in (tmp_path / "here").iterdir():
+        assert path.read_bytes() == (tmp_path / "there" / path.name).read_bytes()
+    capsys.readouterr()
+    cache = ("--cache", tmp_path / "cache")
+    assert show(url, "--masks", out, "--out", tmp_path / "page.html", "--compare", out) == 2
+    assert "pass --cache DIR" in capsys.readouterr().err
+    assert show(url, "--masks", out, "--out", tmp_path / "page.html", "--compare", out, *cache) == 0
+    assert "12 of 12 images, 12 with a mask" in capsys.readouterr().out
+    assert show(shards, "--masks", out, "--out", tmp_path / "page.html", *cache) == 0
+
+
+def test_max_pixels(shards, tmp_path, capsys):
+    assert masks(shards, "--out", tmp_path / "out", "--size", 32, "--max-pixels", 100) == 0
+    assert "0 masks of 12 images" in capsys.readouterr().out
+    assert masks(shards, "--out", tmp_path / "out", "--max-pixels", 0) == 2
+    assert "max_pixels must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_a_size_of_a_cache(capsys):
+    parser = argparse.ArgumentParser()
+    add_masks(parser)
+    assert parser.parse_args(["x", "--cache-size", "1.5 MB"]).cache_size == 1_500_000
+    for text in ("much", "0", "-1G", "5 XB"):
+        with pytest.raises(SystemExit):
+            parser.parse_args(["x", f"--cache-size={text}"])
+        assert "a size must be a number of bytes, e.g. 50GB or 500M" in capsys.readouterr().err
+
+
+def test_credentials_come_from_the_environment(shards, tmp_path, monkeypatch, capsys):
+    import fsspec
+    from s3_server import s3_server
+
+    with s3_server() as options:
+        fsspec.filesystem("s3").clear_instance_cache()
+        for name, value in (
+            ("AWS_ACCESS_KEY_ID", options["key"]), ("AWS_SECRET_ACCESS_KEY", options["secret"]),
+            ("AWS_DEFAULT_REGION", "us-east-1"), ("AWS_ENDPOINT_URL", options["endpoint_url"]),
+        ):  # fmt: skip
+            monkeypatch.setenv(name, value)
+        assert masks(shards, "--out", "s3://bucket/masks", "--size", 32) == 0
+        assert "2 sidecars made" in capsys.readouterr().out
+        assert masks(shards, "--out", "s3://bucket/masks", "--size", 32) == 0
+        assert "0 sidecars made, 2 kept" in capsys.readouterr().out
+        assert masks(shards, "--out", "s3://nowhere/masks", "--size", 32) == 2
+        assert capsys.readouterr().err == "s3://nowhere/masks: the bucket does not exist; make it, or check the URL\n"

@@ -11,6 +11,7 @@ from masks_tasks import PlainTask
 from pipeline_shards import write_shards
 
 from figureground.pipeline.masks_engines import LocalEngine, make_engine
+from figureground.pipeline.masks_target import Target
 from figureground.shards import ShardError, Store
 
 
@@ -22,7 +23,7 @@ def paths(tmp_path_factory):
 
 def run(engine, paths, out, task=PlainTask(), progress=lambda number, done: None):  # noqa: B008
     out.mkdir(exist_ok=True)
-    return {report.shard: report for report in engine.run(task, paths, str(out), progress)}
+    return {report.shard: report for report in engine.run(task, paths, Target(str(out)), progress)}
 
 
 def contents(folder):
@@ -59,7 +60,7 @@ def test_a_shard_that_kills_each_worker_is_given_up(paths, tmp_path):
 def test_stopping_ends_the_processes_at_once(paths, tmp_path):
     (tmp_path / "out").mkdir()
     running = LocalEngine(2).run(
-        PlainTask(batch=2, pause_s=0.5), paths, str(tmp_path / "out"), lambda number, done: stop(done)
+        PlainTask(batch=2, pause_s=0.5), paths, Target(str(tmp_path / "out")), lambda number, done: stop(done)
     )
 
     def stop(done):

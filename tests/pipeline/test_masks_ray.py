@@ -115,3 +115,26 @@ def test_same_bytes_as_local(cluster, shards, tmp_path):
     make_masks(shards, out=tmp_path / "local", size=32, limit=1, progress=False)
     make_masks(shards, out=tmp_path / "ray", size=32, limit=1, engine="ray", batch_size=9, progress=False)
     assert contents(tmp_path / "local") == contents(tmp_path / "ray")
+
+
+def test_into_a_store(cluster, shards, tmp_path):
+    """Sidecars in an object store: the same bytes; one that refuses ends the run with one sentence."""
+    import fsspec
+    from s3_server import door_to, s3_server
+
+    from figureground.pipeline.masks_ray import RayEngine
+    from figureground.shards.upload import UploadRefused
+
+    run_task(PlainTask(), shards, out=tmp_path / "one", engine=LocalEngine(), progress=False)
+    with s3_server() as straight, door_to(straight) as (door, options):
+        job = {"engine": RayEngine(2), "progress": False, "storage_options": {"s3": options}}
+        report = run_task(PlainTask(), shards, out="s3://bucket/masks", **job)
+        assert report.count("made") == 4
+        assert report.shards[1].sidecar == "s3://bucket/masks/part-000001.masks.tar"
+        store = fsspec.filesystem("s3", skip_instance_cache=True, **straight)
+        there = {name.rsplit("/", 1)[1]: store.cat_file(name) for name in store.find("bucket/masks")}
+        assert {name: data for name, data in there.items() if name.endswith(".tar")} == contents(tmp_path / "one")
+        assert run_task(PlainTask(), shards, out="s3://bucket/masks", **job).count("kept") == 4
+        door.always.append(("PUT", "refused", 403))
+        with pytest.raises(UploadRefused, match=r"^s3://\S+tar: cannot be written: access denied \(403\)[^\n]*$"):
+            run_task(PlainTask(), shards, out="s3://bucket/refused", **job)

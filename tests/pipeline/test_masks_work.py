@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import json
+
 import cv2
 import numpy as np
 import pytest
 from masks_tasks import PlainTask
 from pipeline_shards import write_shards, write_tar
 
+from figureground.pipeline.masks_target import Target
 from figureground.pipeline.masks_work import (
     BINS,
     Result,
     ShardReport,
     Tally,
     make_sidecar,
-    manifest_parameters,
     mean_share,
-    split_parameters,
+    result_of,
     usable_samples,
 )  # fmt: skip
 from figureground.shards import MaskStore, Store
@@ -41,18 +43,20 @@ def test_tally_by_hand():
 def test_sidecar_holds_masks_counts_and_reasons(tmp_path):
     shard = Store(write_shards(tmp_path, 30, masks=False)).shards[0]
     seen = []
-    report = make_sidecar(PlainTask(), PlainTask().open(), shard, str(tmp_path / "out"), seen.append)
+    report = make_sidecar(PlainTask(), PlainTask().open(), shard, Target(str(tmp_path / "out")), seen.append)
     assert report.status == "failed", "the folder is not there"
     (tmp_path / "out").mkdir()
-    report = make_sidecar(PlainTask(), PlainTask().open(), shard, str(tmp_path / "out"), seen.append)
+    report = make_sidecar(PlainTask(), PlainTask().open(), shard, Target(str(tmp_path / "out")), seen.append)
     assert report.status == "made"
     assert report.samples == 30 == report.masks + len(report.without) == sum(report.histogram) + len(report.without)
     assert seen[-3:] == [16, 30, 30]
     assert sidecar_is_valid(report.sidecar, shard, method="plain")
-    settings, result = split_parameters(read_manifest(report.sidecar))
-    assert settings == {"setting": 1}
-    assert [tuple(pair) for pair in result["without"]] == list(report.without)
-    assert manifest_parameters(settings, report)["result"].keys() == result.keys()
+    manifest = read_manifest(report.sidecar)
+    assert manifest.parameters == {"setting": 1}
+    assert [tuple(pair) for pair in manifest.result["without"]] == list(report.without)
+    assert manifest.result == json.loads(json.dumps(result_of(report)))
+    assert report.seconds > 0
+    assert "seconds" not in manifest.to_json().decode(), "equal masks are equal bytes"
     with Store(shard) as store, MaskStore(store, tmp_path / "out") as masks:
         missing = [store.key(i) for i in range(30) if masks.mask(i) is None]
     assert missing == [key for key, _ in report.without]
@@ -66,7 +70,7 @@ def test_samples_of_one_key_get_no_mask(tmp_path):
         samples, without = usable_samples(store)
     assert samples == [1, 3]
     assert [(result.key, result.png) for result in without] == [("a", None), ("a", None)]
-    report = make_sidecar(PlainTask(), PlainTask().open(), str(path), None, lambda done: None)
+    report = make_sidecar(PlainTask(), PlainTask().open(), str(path), Target(), lambda done: None)
     assert report.status == "made"
     assert report.samples == 4
 
@@ -74,7 +78,7 @@ def test_samples_of_one_key_get_no_mask(tmp_path):
 def test_a_damaged_shard_is_a_failed_one(tmp_path):
     path = tmp_path / "bad.tar"
     path.write_bytes(b"no tar" * 300)
-    report = make_sidecar(PlainTask(), PlainTask().open(), str(path), None, lambda done: None)
+    report = make_sidecar(PlainTask(), PlainTask().open(), str(path), Target(), lambda done: None)
     assert report.status == "failed"
     assert "bad.tar" in report.error
     assert report.to_dict()["histogram"] == (0,) * BINS
@@ -87,6 +91,6 @@ def test_an_unknown_error_stops_the_run(tmp_path):
 
     shard = Store(write_shards(tmp_path, 5, masks=False)).shards[0]
     with pytest.raises(KeyError, match="a bug"):
-        make_sidecar(PlainTask(), Broken(), shard, None, lambda done: None)
+        make_sidecar(PlainTask(), Broken(), shard, Target(), lambda done: None)
     assert not list(tmp_path.glob("*.masks.tar"))
     assert ShardReport(shard, "", "made").attempts == 1

@@ -132,6 +132,14 @@ def test_messages(make_tar):
         check(make_tar("x.masks.tar", [("a.mask.png", b"")]))
 
 
+def test_sidecars_behind_a_url_are_no_local_ones(make_tar):
+    """Not found is not fine: it is said."""
+    with pytest.raises(
+        ShardError, match=r"^s3://bucket/masks: check: masks_dir must be a local folder, got a URL; copy it first$"
+    ):
+        check(make_tar("a.tar", [("a.jpg", b"1")]), masks_dir="s3://bucket/masks")
+
+
 def test_textures(make_tar):
     shard = indexed(make_tar, "a.tar", [("1.jpg", b"1"), ("2.jpg", b"2")])
     jpeg = b"\xff\xd8\xff\xe0" + bytes(20)

@@ -100,3 +100,45 @@ def test_messages(site, store, folder, make_tar, tmp_path):
     )
     with pytest.raises(ShardError, match=r"t-0\.masks\.tar: has no manifest\.json, so it is no complete sidecar"):
         MaskStore(store)
+
+
+def test_local_shards_and_masks_behind_a_url(site, folder, tmp_path):
+    """They are all fetched at once, in the background: local shards are read in any order."""
+    for path in folder.glob("*.masks.*"):
+        site.files[f"m/{path.name}"] = site.files.pop(f"s/{path.name}")
+    with Store(folder) as store, MaskStore(store) as want:
+        cache = ShardCache(tmp_path / "cache2", 10**6)
+        with MaskStore(store, site.url + "m", cache=cache) as masks:
+            same_masks(masks, want)
+            assert masks.sidecars == [f"{site.url}m/t-{i}.masks.tar" if i != 1 else masks.sidecars[1] for i in range(3)]
+            assert [manifest and manifest.count for manifest in masks.manifests] == [3, None, 3]
+            assert want.manifests == masks.manifests
+            same_masks(pickle.loads(pickle.dumps(masks)), want)
+        assert cache.stats()["fetched"] == 2
+        with pytest.raises(
+            ShardError, match=r"127.0.0.1:\d+/m: sidecars behind a URL need a cache; pass cache=ShardCache"
+        ):
+            MaskStore(store, site.url + "m")
+        with MaskWriter(folder / "t-1.tar", method="test", masks_dir=tmp_path) as masks:
+            masks.add("10", np.zeros((3, 3), np.uint8))
+        for ending in ("tar", "idx"):
+            site.files[f"m/t-1.masks.{ending}"] = (tmp_path / f"t-1.masks.{ending}").read_bytes()
+        size = sum(len(site.files[f"m/t-{i}.masks.tar"]) for i in range(3))
+        message = rf"the cache must hold the sidecars of all local shards, {size} bytes, got \d+; raise it$"
+        with pytest.raises(ShardError, match=message):
+            MaskStore(store, site.url + "m", cache=ShardCache(tmp_path / "cache3", size - 1))
+
+
+def test_names_that_a_url_escapes(site, make_tar, tmp_path):
+    """One name for a sidecar, whether its shard, its folder, both or none are behind a URL."""
+    path = make_tar("odd/a b.tar", [("00.jpg", b"image")])
+    write_index(path)
+    with MaskWriter(path, method="test") as writer:
+        writer.add("00", np.full((3, 3), 7, np.uint8))
+    for file in (tmp_path / "odd").iterdir():
+        site.files[f"odd/{file.name.replace(' ', '%20')}"] = file.read_bytes()
+    cache = ShardCache(tmp_path / "cache4", 10**6)
+    for shard in (path, site.url + "odd/a%20b.tar"):
+        for masks_dir in (None, str(tmp_path / "odd"), site.url + "odd", site.url + "odd/?token=1"):
+            with Store(shard, cache=cache) as store, MaskStore(store, masks_dir, cache=cache) as masks:
+                assert masks.present.all(), (shard, masks_dir)
