@@ -44,8 +44,7 @@ def refine_maps(images: Any, maps: Any) -> Any:
     Returns
     -------
     (N, H, W) uint8, on the device of `images`
-        255 / (1 + exp(-12 (q - m))) for the filtered map q in 0..1 and the middle m of its Otsu classes; all 0 for a map of
-        one level.
+        The filtered map, sharpened by `saliency_logistic.sharpen_field`; all 0 for a map of one level.
 
     Examples
     --------
@@ -53,7 +52,7 @@ def refine_maps(images: Any, maps: Any) -> Any:
     >>> images[:, :, 4:12, 4:12] = 255
     >>> mask = refine_maps(images, images[:, 0])[0]
     >>> int(mask[0, 0]), int(mask[8, 8])
-    (1, 254)
+    (0, 255)
     """
     if on_gpu("refine_maps", images=images, maps=maps):
         return _cuda(images, maps)
