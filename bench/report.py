@@ -25,6 +25,7 @@ from figureground.bench.report_sections import (
     says,
     scaling_axes,
     stalls_part,
+    techniques_section,
     timeline_section,
 )
 from figureground.bench.style import STYLE
@@ -210,6 +211,7 @@ def simulate_section(document: Document) -> str:
 SECTIONS: dict[str, tuple[str, Callable[[Document], str]]] = {
     "epochs": ("Throughput", throughput_section),
     "scaling": ("Scaling", scaling_axes),
+    "techniques": ("Techniques", techniques_section),
     "peers": ("Peers", peers_section),
     "peers_cuda": ("Peers on a GPU", peers_cuda_section),
     "timeline": ("What overlaps", timeline_section),

@@ -60,6 +60,17 @@ def stalls_part(document: Document) -> str:
     )
 
 
+def techniques_section(document: Document) -> str:
+    """What each technique adds to its base recipe."""
+    found = document["techniques"]
+    base, *others = found
+    bars = [
+        Bar(name, (max(found[name]["over_base_us"], 0.0),), f"{found[name]['over_base_us']:+.0f}") for name in others
+    ]
+    words = f"{base} takes {found[base]['us_per_image']:.0f} us an image, decoding not counted; each technique is at probability 1."
+    return says(words) + bar_chart("techniques", "CPU us an image over the base", bars) + table(found, "technique")
+
+
 def scaling_axes(document: Document) -> str:
     """One line chart and one table for each axis of `bench scaling`."""
     pieces = []

@@ -23,11 +23,15 @@ from figureground.bench.photos import write_photos
 from figureground.kernels.arrays import Ragged
 from figureground.pipeline import recipes
 from figureground.pipeline.augment import Augmenter, estimate_masks
+from figureground.pipeline.companions import find_companions
+from figureground.pipeline.extras import Extras, hide_tokens
+from figureground.pipeline.order import Order
 from figureground.pipeline.plan import draw_plan
 from figureground.pipeline.recipe import Recipe
 from figureground.pipeline.tables import Slots
 
 BASE = "moco_v2"
+_KINDS = {"view": np.float32, "mask": np.uint8, "flag": np.bool_, "source": np.int8}
 
 
 def techniques(size: int = 224) -> dict[str, Recipe]:
@@ -49,11 +53,17 @@ def techniques(size: int = 224) -> dict[str, Recipe]:
         "background remove, noise": base.with_background("remove", p=1.0, fill="noise"),
         "background random": base.with_background("random", p=1.0),
         "background random, inpainted": base.with_background("random", p=1.0, source="inpainted"),
+        "background random, strip": base.with_background("random", p=1.0, source="strip"),
         "background swap, with its negative": base.with_background("swap", p=1.0),
         "patch shuffle": base.with_patch_shuffle(7, p=1.0),
         "patch shuffle, ground": base.with_patch_shuffle(7, p=1.0, region="ground"),
         "negatives, patch": base.with_negatives("patch"),
         "negatives, texture": base.with_negatives("texture"),
+        "label augmentation": base.with_label_augmentation(),
+        "token masks": base.with_token_masks(patch=max(size // 14, 1)),
+        "block corruption": base.with_block_corruption(),
+        "group mixing": base.with_group_mixing(group=4, patch=max(size // 14, 1)),
+        "style transfer": base.with_style_transfer(block=8),
     }
 
 
@@ -72,6 +82,9 @@ def make_case(recipe: Recipe, images: Ragged, masks: Any) -> Callable[[], int]:
         )
         for view in range(len(recipe.views) + recipe.swaps)
     ]  # fmt: skip
+    companions = find_companions(recipe, Order(count, shuffle=False), 0, np.arange(count))
+    if companions is not None:
+        companions.note(plans, np.arange(count))
     planes = Ragged.from_arrays(list(masks))
     augmenter = Augmenter(recipe, masks=False)
     buffers: list[np.ndarray] = []
@@ -79,13 +92,16 @@ def make_case(recipe: Recipe, images: Ragged, masks: Any) -> Callable[[], int]:
 
     def empty(shape: tuple[int, ...], kind: str) -> np.ndarray:
         if not free:  # the first time
-            buffers.append(np.empty(shape, np.float32 if kind == "view" else np.uint8))
+            buffers.append(np.empty(shape, _KINDS[kind]))
             return buffers[-1]
         return free.pop(0)
 
     def case() -> int:
         free[:] = buffers
-        augmenter.augment(images, planes, plans, slots, empty)
+        extras = None if companions is None else Extras(recipe, companions)
+        augmenter.augment(images, planes, plans, slots, empty, extras)
+        if recipe.token_masks is not None:
+            hide_tokens(recipe, plans, None, count, empty)
         return count
 
     return case

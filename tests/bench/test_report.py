@@ -40,6 +40,14 @@ KERNELS = {
     "machine": MACHINE, "device": "cpu", "copy_gb_per_s": 11.1,
     "kernels": {"blur": {"us_per_image": 101.234, "iqr_us": 2.5, "images_per_s": 9878, "gb_per_s": 3.0, "of_copy": 0.27}},
 }  # fmt: skip
+TECHNIQUES = {
+    "machine": MACHINE, "count": 64, "size": 224,
+    "techniques": {
+        "moco_v2": {"us_per_image": 750.4, "over_base_us": 0.0, "iqr_us": 0.0},
+        "no blur": {"us_per_image": 650.0, "over_base_us": -100.4, "iqr_us": 3.0},
+        "style transfer": {"us_per_image": 3350.0, "over_base_us": 2599.6, "iqr_us": 9.0},
+    },
+}  # fmt: skip
 SALIENCY = {
     "machine": MACHINE,
     "saliency": {"images": 3, "size_px": 96, "half": None,
@@ -98,7 +106,7 @@ TIMELINE = {
 }  # fmt: skip
 ALL = {
     "throughput": {**THROUGHPUT, "presets": PRESETS, "stalls": STALLS}, "scaling": SCALING, "cuda": CUDA, "timeline": TIMELINE,
-    "peers": PEERS, "kernels": KERNELS, "saliency": SALIENCY, "python": PYTHON, "startup": STARTUP,
+    "peers": PEERS, "kernels": KERNELS, "techniques": TECHNIQUES, "saliency": SALIENCY, "python": PYTHON, "startup": STARTUP,
     "simulate": SIMULATE,
 }  # fmt: skip
 VOID = {"meta", "br"}
@@ -213,7 +221,7 @@ def test_main(tmp_path, capsys):
     checked(out.read_text())
     paths[0].write_text("{}")
     assert report.main([str(paths[0]), "--out", str(out)]) == 2
-    assert "throughput must have one of epochs, scaling, peers" in capsys.readouterr().err
+    assert "throughput must have one of epochs, scaling, techniques, peers" in capsys.readouterr().err
 
 
 def test_other_work_is_marked_not_hidden():
