@@ -118,7 +118,7 @@ class Draws:
 
 def draw_order(seed: int, epoch: int, count: int) -> np.ndarray:
     """Return the order of an epoch's images: (count,) int64, a pure function of its arguments."""
-    return _generator(seed, _ORDER, epoch, 0).permutation(count)
+    return generator(seed, _ORDER, epoch, 0).permutation(count)
 
 
 def draw_crops(seed: int, epoch: int, step: int, count: int, *, least: float) -> Draws:
@@ -131,7 +131,7 @@ def draw_crops(seed: int, epoch: int, step: int, count: int, *, least: float) ->
     >>> bool((scale >= 0.5).all() and (scale <= 1).all()), draws.colors.shape
     (True, (4, 3))
     """
-    rng = _generator(seed, _CROPS, epoch, step)
+    rng = generator(seed, _CROPS, epoch, step)
     scale = np.sqrt(rng.uniform(least, 1, count))
     boxes = np.zeros((count, 2, 3))
     boxes[:, 0, 0], boxes[:, 1, 1] = scale * rng.choice((-1, 1), count), scale
@@ -142,6 +142,7 @@ def draw_crops(seed: int, epoch: int, step: int, count: int, *, least: float) ->
     return Draws(boxes.astype(np.float32), gain.astype(np.float32), offset.astype(np.float32), colors)
 
 
-def _generator(seed: int, purpose: int, epoch: int, step: int) -> np.random.Generator:
+def generator(seed: int, purpose: int, epoch: int, step: int) -> np.random.Generator:
+    """Return the generator of a purpose (1 order, 2 crops, 3 compositions), an epoch and a step."""
     key, counter = np.array([seed, purpose], np.uint64), np.array([0, 0, epoch, step], np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
