@@ -209,7 +209,8 @@ class Composer:
         """Return pictures (n, 3, side, side) uint8 and their masks (n, 1, side, side) in 0..1."""
         device, side = self._images.device, draws.noise.shape[-1]
         toward, gains, offsets, soften, noise = (
-            torch.from_numpy(a).to(device) for a in (draws.toward, draws.gains, draws.offsets, draws.soften, draws.noise)
+            torch.from_numpy(a).to(device)
+            for a in (draws.toward, draws.gains, draws.offsets, draws.soften, draws.noise)
         )
         rows = torch.from_numpy(self.figures.rows[draws.figures]).to(device)
         figure = _sample(self._images[rows], draws.figure_boxes, side, "border")

@@ -137,7 +137,9 @@ class RefineTrainer:
 
     def _photographs(self, step: int, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         draws, size = draw_crops(self.plan.seed, self.epoch, step, len(rows), least=_LEAST_CROP), self.plan.size
-        boxes, gain, offset = (torch.from_numpy(a).to(self._images.device) for a in (draws.boxes, draws.gain, draws.offset))
+        boxes, gain, offset = (
+            torch.from_numpy(a).to(self._images.device) for a in (draws.boxes, draws.gain, draws.offset)
+        )
         chosen = torch.from_numpy(rows).to(self._images.device)
         grid = F.affine_grid(boxes, [len(rows), 4, 2 * size, 2 * size], align_corners=False)
         both = torch.cat([self._images[chosen].float(), self._maps[chosen].float().mean(1, keepdim=True)], 1)

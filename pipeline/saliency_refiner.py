@@ -1,6 +1,6 @@
 """A small network that corrects the hand-crafted maps: the other kind of `method="net:model.pt"`.
 
-    image, the maps of its teachers, place -> encoder to 1/16 of the side -> top-down path -> what is added to the first map's logits
+    image, its teachers' maps, place -> encoder to 1/16 of the side -> top-down path -> added to the first map's logits
 
 Its last layer begins at zero, so that an untrained one gives the first teacher's map. `saliency_refine_steps` trains it.
 """
@@ -16,8 +16,8 @@ from figureground.kernels.torch_bridge import on_tensors
 
 WIDTH = 24
 """Channels of the first stage: 0.3 million parameters."""
-LOWEST = 0.05
-"""Maps are held LOWEST from 0 and 1, so that the network can overrule them."""
+LOWEST, TRUST = 0.05, 0.5
+"""The first map is held LOWEST from 0 and 1, and its logits are multiplied by TRUST, so that the network can overrule it."""
 _MEAN, _STD = 0.449 * 255, 0.226 * 255
 _MAP_MEAN, _MAP_STD = 0.4, 0.4
 
@@ -84,13 +84,13 @@ def first_logits(maps: Tensor) -> Tensor:
     Examples
     --------
     >>> [round(float(x), 2) for x in first_logits(torch.tensor([0.0, 0.5, 1.0]).reshape(1, 1, 1, 3)).flatten()]
-    [-2.94, 0.0, 2.94]
+    [-1.47, 0.0, 1.47]
     """
-    return torch.logit(maps[:, :1].clamp(LOWEST, 1 - LOWEST))
+    return TRUST * torch.logit(maps[:, :1].clamp(LOWEST, 1 - LOWEST))
 
 
 def predict_refined(net: Refiner, images: Tensor) -> Tensor:
-    """Return maps (N, H, W) in 0..1 of images (N, 3, H, W) uint8; what is added is the mean of the image's and its mirror image's."""
+    """Return maps (N, H, W) in 0..1 of images (N, 3, H, W) uint8; both the image and its mirror image are asked."""
     maps, pixels = teach(images, net.teachers), images.float()
     added = (net(pixels, maps) + net(pixels.flip(3), maps.flip(3)).flip(3)) / 2
     return torch.sigmoid(first_logits(maps) + added)[:, 0]

@@ -15,7 +15,9 @@ from figureground.kernels.resample import render_views
 from figureground.shards import Store
 
 FIRST_SHARE = 0.7
-"""Share of the epochs in phase 1."""
+"""Share of the epochs in phase 1 of the kind "alone"."""
+KINDS = {"refine": (64, 24), "alone": (96, 64)}
+"""What may be trained, each with its default size [px] and width: see `TrainPlan.kind`."""
 _CHUNK = 64
 _ORDER, _CROPS = 1, 2  # purposes of draws
 
@@ -27,17 +29,32 @@ class TrainPlan:
     teachers: tuple[str, ...] = ("fused", "mb+", "cells", "rbd")
     """Methods of `figureground.kernels.saliency`."""
     epochs: int = 40
-    """Of both phases together; at least 2."""
-    size: int = 96
+    """Of all phases together; at least 2."""
+    size: int = KINDS["refine"][0]
     """Side of the crops [px]."""
     seed: int = 0
     batch_size: int = 16
-    width: int = 64
+    width: int = KINDS["refine"][1]
     """Channels of the network's first stage."""
+    kind: str = "refine"
+    """"refine": a network that corrects the first teacher's map (`saliency_refine_steps`); "alone": one that sees the image
+    alone and learns the teachers' consensus (`saliency_steps`)."""
+
+    @property
+    def side(self) -> int:
+        """Side at which images are kept [px]."""
+        return 2 * self.size if self.kind == "refine" else round(self.size * 7 / 6)
+
+    @property
+    def seen(self) -> int:
+        """Side at which the finished network sees images [px]."""
+        return self.size * 3 // 2 if self.kind == "refine" else self.side
 
     @property
     def first(self) -> int:
-        """Epochs of phase 1."""
+        """Epochs of phase 1: all of the kind "refine", which has but one."""
+        if self.kind == "refine":
+            return self.epochs
         return min(self.epochs - 1, max(1, round(FIRST_SHARE * self.epochs)))
 
 
