@@ -24,11 +24,11 @@ from .saliency_compose import Composer, draw_pastes
 from .saliency_refiner import Refiner, first_logits, teach
 from .saliency_targets import TrainPlan, draw_crops, draw_order, generator
 
-RATE, DECAY, WARM_UP = 2e-3, 1e-2, 40
+RATE, DECAY, WARM_UP = 3e-3, 1e-2, 40
 """AdamW: learning rate, weight decay, steps in which the rate rises; then it falls as (1 - t)^0.9."""
 PHOTOGRAPHS = 1 / 3
 """Share of a batch."""
-HIDDEN = 0.15
+HIDDEN = 0.2
 """Share of maps that the network does not see."""
 SMOOTHING = 0.99
 """Most that a step leaves of the average of weights."""
