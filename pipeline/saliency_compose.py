@@ -149,7 +149,7 @@ def draw_pastes(seed: int, epoch: int, step: int, count: int, boxes: np.ndarray,
     rng = generator(seed, _COMPOSE, epoch, step)
     figures = rng.integers(0, len(boxes), count)
     x, y, width, height = boxes[figures].T
-    length = np.exp(rng.uniform(*np.log(_LONGEST), count))
+    length = np.exp(rng.uniform(np.log(_LONGEST[0]), np.log(_LONGEST[1]), count))
     scale, squeeze = np.clip(np.maximum(width, height) / length, 0.25, 3), np.exp(rng.uniform(-0.2, 0.2, count))
     away = np.clip(rng.normal(0, 0.25, (2, count)), -_AWAY, _AWAY)
     figure_boxes = np.zeros((count, 2, 3), np.float32)
