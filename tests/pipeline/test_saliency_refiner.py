@@ -36,6 +36,14 @@ def trained(discs, tmp_path_factory):
     return out
 
 
+def disc_images(count, side):
+    return (
+        np.stack([disc_image(np.random.default_rng(i), side, side)[0] for i in range(count)])
+        .transpose(0, 3, 1, 2)
+        .copy()
+    )
+
+
 def square_maps(teachers=3, side=20):
     """Maps of one image: the teachers agree on a square of 8 px."""
     maps = np.zeros((1, teachers, side, side), np.uint8)
@@ -123,7 +131,7 @@ def test_loss_by_hand():
 
 
 def test_an_untrained_network_ranks_pixels_as_its_teacher():
-    images = np.stack([disc_image(np.random.default_rng(i), 48, 48)[0] for i in range(3)]).transpose(0, 3, 1, 2).copy()
+    images = disc_images(3, 48)
     net = Refiner(TEACHERS, 4).eval()
     assert sum(p.numel() for p in Refiner(TEACHERS).parameters()) < 2_000_000
     with torch.no_grad():
@@ -140,6 +148,38 @@ def test_shapes(height, width):
     assert Refiner(TEACHERS, 4)(torch.zeros(2, 3, height, width), torch.zeros(2, 2, height, width)).shape == (
         2, 1, height, width,
     )  # fmt: skip
+
+
+def test_a_batch_has_compositions_and_photographs():
+    trainer = RefineTrainer(PLAN, disc_images(9, 64))
+    pictures, targets, weights = trainer._batch(0, np.arange(9))
+    assert pictures.shape == (6, 3, 32, 32)
+    assert pictures.dtype == torch.uint8
+    assert (weights[:4] == 1).all()  # compositions are sure
+    torch.testing.assert_close(weights[4:], (2 * targets[4:] - 1).abs())
+    assert targets.min() >= 0
+    assert targets.max() <= 1
+
+
+def test_photographs_and_targets_are_cropped_alike():
+    trainer = RefineTrainer(PLAN, disc_images(4, 64))
+    bits = np.random.default_rng(0).integers(0, 2, (4, 1, 16, 16)).repeat(4, 2).repeat(4, 3).astype(np.uint8)
+    trainer._images, trainer._maps = (torch.from_numpy(bits * k).expand(-1, n, -1, -1) for k, n in ((200, 3), (255, 2)))
+    views, targets = trainer._photographs(0, np.arange(4))
+    middle = (views.amin((1, 2, 3)) / 2 + views.amax((1, 2, 3)) / 2)[:, None, None]
+    sure = (targets[:, 0] - 0.5).abs() > 0.3
+    assert sure.float().mean() > 0.4
+    assert ((views.float().mean(1) > middle) == (targets[:, 0] > 0.5))[sure].float().mean() > 0.98
+
+
+def test_hidden_maps():
+    trainer = RefineTrainer(PLAN, disc_images(4, 64))
+    maps = torch.ones(400, 2, 3, 3)
+    seen = trainer._hidden(maps, 0)
+    hidden = (seen != 1).all((2, 3))
+    assert (hidden == (seen != 1).any(3).any(2)).all()  # whole maps
+    assert 0.15 < hidden.float().mean() < 0.25
+    torch.testing.assert_close(seen, trainer._hidden(maps, 0), rtol=0, atol=0)
 
 
 def test_the_loss_falls(discs, tmp_path):
@@ -177,7 +217,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(discs, trained, tmp_path, monke
 
 
 def test_planning_by_time_leaves_no_trace():
-    images = np.stack([disc_image(np.random.default_rng(i), 64, 64)[0] for i in range(8)]).transpose(0, 3, 1, 2).copy()
+    images = disc_images(8, 64)
     trainer, fresh = RefineTrainer(PLAN, images), RefineTrainer(PLAN, images)
     assert trainer.seconds_per_epoch() > 0
     assert trainer.run_epoch() == fresh.run_epoch()
