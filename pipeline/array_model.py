@@ -49,6 +49,8 @@ class ArrayModel:
 
     side: int | None = None
     """Side of the images that it wants [px]; None: that of the masks."""
+    filtered = True
+    """Whether the maps go through the guided filter at the end."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model: Any = model.eval().requires_grad_(False)
@@ -87,10 +89,10 @@ class ArrayModel:
         with _beside(images) if gpu else _one_thread(), torch.inference_mode():
             guides, maps = self._forward(from_dlpack(images) if gpu else torch.from_numpy(images), size)
             if not gpu:
-                return refine_maps(guides.numpy(), maps.numpy())
+                return refine_maps(guides.numpy(), maps.numpy()) if self.filtered else maps.numpy()
             import cupy
 
-            return refine_maps(cupy.from_dlpack(guides), cupy.from_dlpack(maps))
+            return refine_maps(*map(cupy.from_dlpack, (guides, maps))) if self.filtered else cupy.from_dlpack(maps)
 
     def _forward(self, images: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """Return images and maps of the size of the masks, both uint8."""

@@ -18,8 +18,12 @@ from typing import Any, Protocol
 
 from figureground.kernels.saliency import METHODS, estimate_saliency
 
-FILE_METHODS = {"net": "saliency_net", "vit": "saliency_vit", "vit-ncut": "saliency_vit"}
-"""Prefixes of methods that are files, and the module of each."""
+FILE_METHODS = {
+    "net": ("saliency_net", "saliency_refiner"),
+    "vit": ("saliency_vit",),
+    "vit-ncut": ("saliency_vit",),
+}
+"""Prefixes of methods that are files, and the modules of each."""
 _LOADED = 4
 _lock = threading.Lock()
 
@@ -107,7 +111,7 @@ def method_record(name: str) -> dict[str, Any]:
     with open(path, "rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
     code = hashlib.sha256()
-    for module in ("array_model", FILE_METHODS[kind]):
+    for module in ("array_model", *FILE_METHODS[kind]):
         code.update(resources.files("figureground.pipeline").joinpath(f"{module}.py").read_bytes())
     return {"model": {"weights": weights[:16], "code": code.hexdigest()[:16]}}
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -22,8 +23,9 @@ from figureground.shards.files import publish
 from .array_model import read_weights
 from .masks_work import code_version
 from .saliency_net import load_encoder, save_net
+from .saliency_refine_steps import RefineTrainer
 from .saliency_steps import Trainer
-from .saliency_targets import TrainPlan, read_images
+from .saliency_targets import KINDS, TrainPlan, read_images
 
 _MOST_EPOCHS, _SPARE_EPOCHS = 1000, 2
 """Most that `--minutes` plans, and what the refinements cost in epochs."""
@@ -83,7 +85,7 @@ def train_saliency(
     minutes : float, optional
         Instead of `plan.epochs`: as many epochs as about fit, which depends on the machine.
     init : str, optional
-        A checkpoint for the encoder: see `load_encoder`.
+        A checkpoint for the encoder of the kind "alone": see `load_encoder`.
     limit : int
         At most as many images, spread evenly over all.
     device : str
@@ -113,13 +115,12 @@ def train_saliency(
         raise RuntimeError(
             f"train_saliency: device={device!r} needs a CUDA GPU and a CUDA build of torch; pass device='cpu'"
         )
-    images = read_images(shards, round(plan.size * 7 / 6), limit=limit, threads=threads)
+    if init is not None and plan.kind != "alone":
+        raise ValueError(f"train_saliency: init must go with kind 'alone', got kind {plan.kind!r}")
+    images = read_images(shards, plan.side, limit=limit, threads=threads)
     loaded: list[str] = []
     with _threads(threads):
-        trainer = Trainer(
-            plan, images.pixels, device=device,
-            prepare=None if init is None else lambda net: loaded.append(load_encoder(net, init)),
-        )  # fmt: skip
+        trainer = _trainer(plan, images.pixels, device, init, loaded)
         record = {"pixels": images.digest(), "init": "".join(loaded), "minutes": minutes}
         resumed = _resume(trainer, f"{os.fspath(out)}.checkpoint", record, minutes)
         _run(trainer, f"{os.fspath(out)}.checkpoint", record, progress)
@@ -132,8 +133,18 @@ def train_saliency(
         resumed,
         "".join(loaded),
     )
-    _publish(report, trainer, images.pixels.shape[-1], {**record, "threads": threads, "device": device})
+    _publish(report, trainer, plan.seen, {**record, "threads": threads, "device": device})
     return report
+
+
+def _trainer(
+    plan: TrainPlan, pixels: np.ndarray, device: str, init: str | None, loaded: list[str]
+) -> Trainer | RefineTrainer:
+    """Return the trainer of the plan's kind; a line on `init` goes to `loaded`."""
+    if plan.kind == "refine":
+        return RefineTrainer(plan, pixels, device=device)
+    prepare = None if init is None else lambda net: loaded.append(load_encoder(net, init))
+    return Trainer(plan, pixels, device=device, prepare=prepare)
 
 
 def _check(plan: TrainPlan, *, minutes: float | None, limit: int, threads: int) -> None:
@@ -141,10 +152,13 @@ def _check(plan: TrainPlan, *, minutes: float | None, limit: int, threads: int) 
     if unknown or not plan.teachers:
         got = repr(unknown[0]) if unknown else "none"
         raise ValueError(f"train_saliency: teachers must be of {', '.join(METHODS)}, got {got}")
-    if not 32 <= plan.size <= 192:
-        raise ValueError(f"train_saliency: size must be 32 to 192 px, got {plan.size}")
+    if plan.kind not in KINDS:
+        raise ValueError(f"train_saliency: kind must be one of {', '.join(KINDS)}, got {plan.kind!r}")
+    most = 192 if plan.kind == "alone" else 128
+    if not 32 <= plan.size <= most:
+        raise ValueError(f"train_saliency: size must be 32 to {most} px, got {plan.size}")
     if plan.epochs < 2:
-        raise ValueError(f"train_saliency: epochs must be at least 2, one for each phase, got {plan.epochs}")
+        raise ValueError(f"train_saliency: epochs must be at least 2, got {plan.epochs}")
     if minutes is not None and not minutes > 0:
         raise ValueError(f"train_saliency: minutes must be positive, got {minutes}")
     if plan.width < 2 or plan.width % 2:
@@ -156,7 +170,7 @@ def _check(plan: TrainPlan, *, minutes: float | None, limit: int, threads: int) 
             raise ValueError(f"train_saliency: {name} must be at least 1, got {value}")
 
 
-def _resume(trainer: Trainer, checkpoint: str, record: dict[str, Any], minutes: float | None) -> int:
+def _resume(trainer: Trainer | RefineTrainer, checkpoint: str, record: dict[str, Any], minutes: float | None) -> int:
     """Load the checkpoint, if there is one, else plan the epochs; returns how many are done."""
     if os.path.exists(checkpoint):
         found = read_weights(checkpoint)
@@ -180,7 +194,7 @@ def _settings(plan: TrainPlan, record: dict[str, Any]) -> dict[str, Any]:
     return {**dataclasses.asdict(plan), "teachers": list(plan.teachers), **record}
 
 
-def _run(trainer: Trainer, checkpoint: str, record: dict[str, Any], progress: bool) -> None:
+def _run(trainer: Trainer | RefineTrainer, checkpoint: str, record: dict[str, Any], progress: bool) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
         task = bar.add_task("", total=trainer.plan.epochs * trainer.steps, completed=trainer.epoch * trainer.steps)
@@ -202,26 +216,30 @@ def _save(path: str, document: dict[str, Any]) -> None:
         file.write(buffer.getbuffer())
 
 
-def _publish(report: TrainReport, trainer: Trainer, side: int, record: dict[str, Any]) -> None:
+def _publish(report: TrainReport, trainer: Trainer | RefineTrainer, side: int, record: dict[str, Any]) -> None:
     """Write curves and network, and remove the checkpoint."""
     plan = trainer.plan
-    _draw_curves(f"{report.out}.png", report.losses, plan.first)
+    _draw_curves(f"{report.out}.png", report.losses, plan)
     card = {**_settings(plan, record), "images": report.images, "losses": list(report.losses)}
     card["made_by"] = f"figureground {code_version()}, torch {torch.__version__}"
     save_net(report.out, trainer.net, side=side, card=json.loads(json.dumps(card)))
     os.unlink(f"{report.out}.checkpoint")
 
 
-def _draw_curves(path: str, losses: Sequence[float], first: int) -> None:
+def _draw_curves(path: str, losses: Sequence[float], plan: TrainPlan) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), dpi=110, layout="constrained")
     axes = FigureCanvasAgg(figure).figure.subplots()
-    epochs = range(1, len(losses) + 1)
-    axes.plot(epochs[:first], losses[:first], "o-", markersize=3, label="phase 1: each teacher")
-    axes.plot(epochs[first:], losses[first:], "o-", markersize=3, label="phase 2: their consensus")
-    axes.set(xlabel="epoch", ylabel="1 - soft F", ylim=(0, None))
+    epochs, first = range(1, len(losses) + 1), plan.first
+    if plan.kind == "refine":
+        axes.plot(epochs, losses, "o-", markersize=3, label="compositions and photographs")
+        axes.set(xlabel="epoch", ylabel="cross-entropy and soft F", ylim=(0, None))
+    else:
+        axes.plot(epochs[:first], losses[:first], "o-", markersize=3, label="phase 1: each teacher")
+        axes.plot(epochs[first:], losses[first:], "o-", markersize=3, label="phase 2: their consensus")
+        axes.set(xlabel="epoch", ylabel="1 - soft F", ylim=(0, None))
     axes.grid(alpha=0.3)
     axes.legend()
     buffer = io.BytesIO()

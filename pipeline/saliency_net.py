@@ -1,9 +1,10 @@
-"""A small saliency network and its use: `method="net:model.pt"`.
+"""A small saliency network, and the use of both kinds of networks: `method="net:model.pt"`.
 
     image -> ResNet-18's first two stages and a narrow third -> top-down path to half the image's side -> one map a head
 
 Keys and shapes of `conv1`, `bn1`, `layer1` and `layer2` are those of the common ResNet-18 at the default width, so that a
-self-supervised checkpoint can lend its weights (`load_encoder`). The network is trained by `saliency_train`.
+self-supervised checkpoint can lend its weights (`load_encoder`). It is the kind "alone" of `figureground train-saliency`; the kind
+"refine" is that of `saliency_refiner`.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from figureground.kernels.saliency import METHODS
 from figureground.shards.files import publish
 
 from .array_model import ArrayModel, read_state, read_weights, resized
+from .saliency_refiner import Refiner, predict_refined
 
 WIDTH = 64
 """Channels of the first stage; the width of ResNet-18."""
-_FORMAT = "figureground saliency net 1"
+_ALONE, _REFINE = "figureground saliency net 1", "figureground saliency net 2"
 _MEAN, _STD = 0.449 * 255, 0.226 * 255
 """ImageNet's, over the three colors."""
 
@@ -124,11 +127,15 @@ class NetSaliency(ArrayModel):
 
     def __init__(self, path: str | Path) -> None:
         net, self._trained_at, self.card = load_net(path)
+        self.filtered = not isinstance(net, Refiner)  # what it corrects has been filtered
         super().__init__(net)
 
     def maps(self, model: Any, images: Tensor) -> Tensor:
-        """Return maps at half the side of the training images, the mean of the image's and its mirror image's."""
-        return predict(model, resized(images, self._trained_at))[:, 0]
+        """Return maps (n, h, w) in 0..1, at half the side of the training images or, corrected ones, at their side."""
+        images = resized(images, self._trained_at)
+        if isinstance(model, Refiner):
+            return predict_refined(model, images.round().clamp(0, 255).to(torch.uint8))
+        return predict(model, images)[:, 0]
 
 
 def predict(net: SaliencyNet, images: Tensor) -> Tensor:
@@ -136,30 +143,32 @@ def predict(net: SaliencyNet, images: Tensor) -> Tensor:
     return (torch.sigmoid(net(images)) + torch.sigmoid(net(images.flip(3))).flip(3)) / 2
 
 
-def save_net(path: str | Path, net: SaliencyNet, *, side: int, card: dict[str, Any]) -> None:
-    """Write a network with one head: weights of convolutions in half precision, so 3 MB at the default width.
+def save_net(path: str | Path, net: SaliencyNet | Refiner, *, side: int, card: dict[str, Any]) -> None:
+    """Write a network (of one head): weights of convolutions in half precision, so 3 MB at the default width.
 
     Parameters
     ----------
     path : str or Path
         Appears at once and whole.
-    net : SaliencyNet
+    net : SaliencyNet or Refiner
     side : int
-        Side of the training images [px].
+        Side at which it sees images [px].
     card : dict of plain values
         What it was made from, for people.
     """
     state = {k: v.cpu() for k, v in net.state_dict().items()}
     state = {k: v.half() if v.is_floating_point() and v.ndim > 1 else v for k, v in state.items()}
-    document = {"format": _FORMAT, "width": net.width, "side": side, "card": card, "state": state}
+    document = {"format": _ALONE, "width": net.width, "side": side, "card": card, "state": state}
+    if isinstance(net, Refiner):
+        document |= {"format": _REFINE, "teachers": list(net.teachers)}
     buffer = io.BytesIO()  # a path would leave its name in the bytes
     torch.save(document, buffer)
     with publish(os.fspath(path)) as file:
         file.write(buffer.getvalue())
 
 
-def load_net(path: str | Path) -> tuple[SaliencyNet, int, dict[str, Any]]:
-    """Read what `save_net` wrote: network, side of the training images [px], card.
+def load_net(path: str | Path) -> tuple[SaliencyNet | Refiner, int, dict[str, Any]]:
+    """Read what `save_net` wrote: network, side at which it sees images [px], card.
 
     Raises
     ------
@@ -167,11 +176,21 @@ def load_net(path: str | Path) -> tuple[SaliencyNet, int, dict[str, Any]]:
         If there is no such file, or it is another one.
     """
     document = read_weights(path)
-    if not isinstance(document, dict) or document.get("format") != _FORMAT:
+    kind = document.get("format") if isinstance(document, dict) else None
+    if kind not in (_ALONE, _REFINE):
         raise ValueError(f"load_net: {path} must be made by 'figureground train-saliency', got another file")
-    net = SaliencyNet(document["width"])
+    net: SaliencyNet | Refiner = SaliencyNet(document["width"]) if kind == _ALONE else _refiner(path, document)
     net.load_state_dict(document["state"])
     return net.eval(), document["side"], document["card"]
+
+
+def _refiner(path: str | Path, document: dict[str, Any]) -> Refiner:
+    unknown = [name for name in document["teachers"] if name not in METHODS]
+    if unknown:
+        raise ValueError(
+            f"load_net: {path} must have teachers of {', '.join(METHODS)}, got {unknown[0]!r}; train it anew"
+        )
+    return Refiner(tuple(document["teachers"]), document["width"])
 
 
 def load_encoder(net: SaliencyNet, path: str | Path) -> str:

@@ -15,7 +15,9 @@ from figureground.kernels.resample import render_views
 from figureground.shards import Store
 
 FIRST_SHARE = 0.7
-"""Share of the epochs in phase 1."""
+"""Share of the epochs in phase 1 of the kind "alone"."""
+KINDS = {"refine": (64, 24), "alone": (96, 64)}
+"""What may be trained, each with its default size [px] and width: see `TrainPlan.kind`."""
 _CHUNK = 64
 _ORDER, _CROPS = 1, 2  # purposes of draws
 
@@ -27,17 +29,32 @@ class TrainPlan:
     teachers: tuple[str, ...] = ("fused", "mb+", "cells", "rbd")
     """Methods of `figureground.kernels.saliency`."""
     epochs: int = 40
-    """Of both phases together; at least 2."""
-    size: int = 96
+    """Of all phases together; at least 2."""
+    size: int = KINDS["refine"][0]
     """Side of the crops [px]."""
     seed: int = 0
     batch_size: int = 16
-    width: int = 64
+    width: int = KINDS["refine"][1]
     """Channels of the network's first stage."""
+    kind: str = "refine"
+    """"refine": a network that corrects the first teacher's map (`saliency_refine_steps`); "alone": one that sees the image
+    alone and learns the teachers' consensus (`saliency_steps`)."""
+
+    @property
+    def side(self) -> int:
+        """Side at which images are kept [px]."""
+        return 2 * self.size if self.kind == "refine" else round(self.size * 7 / 6)
+
+    @property
+    def seen(self) -> int:
+        """Side at which the finished network sees images [px]."""
+        return self.size * 3 // 2 if self.kind == "refine" else self.side
 
     @property
     def first(self) -> int:
-        """Epochs of phase 1."""
+        """Epochs of phase 1: all of the kind "refine", which has but one."""
+        if self.kind == "refine":
+            return self.epochs
         return min(self.epochs - 1, max(1, round(FIRST_SHARE * self.epochs)))
 
 
@@ -118,7 +135,7 @@ class Draws:
 
 def draw_order(seed: int, epoch: int, count: int) -> np.ndarray:
     """Return the order of an epoch's images: (count,) int64, a pure function of its arguments."""
-    return _generator(seed, _ORDER, epoch, 0).permutation(count)
+    return generator(seed, _ORDER, epoch, 0).permutation(count)
 
 
 def draw_crops(seed: int, epoch: int, step: int, count: int, *, least: float) -> Draws:
@@ -131,7 +148,7 @@ def draw_crops(seed: int, epoch: int, step: int, count: int, *, least: float) ->
     >>> bool((scale >= 0.5).all() and (scale <= 1).all()), draws.colors.shape
     (True, (4, 3))
     """
-    rng = _generator(seed, _CROPS, epoch, step)
+    rng = generator(seed, _CROPS, epoch, step)
     scale = np.sqrt(rng.uniform(least, 1, count))
     boxes = np.zeros((count, 2, 3))
     boxes[:, 0, 0], boxes[:, 1, 1] = scale * rng.choice((-1, 1), count), scale
@@ -142,6 +159,7 @@ def draw_crops(seed: int, epoch: int, step: int, count: int, *, least: float) ->
     return Draws(boxes.astype(np.float32), gain.astype(np.float32), offset.astype(np.float32), colors)
 
 
-def _generator(seed: int, purpose: int, epoch: int, step: int) -> np.random.Generator:
+def generator(seed: int, purpose: int, epoch: int, step: int) -> np.random.Generator:
+    """Return the generator of a purpose (1 order, 2 crops, 3 compositions), an epoch and a step."""
     key, counter = np.array([seed, purpose], np.uint64), np.array([0, 0, epoch, step], np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))

@@ -14,12 +14,14 @@ from figureground.kernels.saliency import METHODS, estimate_saliency
 from figureground.pipeline.augment import estimate_masks
 from figureground.pipeline.methods import check_method, method_record, resolve_method
 from figureground.pipeline.saliency_net import SaliencyNet, save_net
+from figureground.pipeline.saliency_refiner import Refiner
 
 
-@pytest.fixture
-def net_file(tmp_path):
+@pytest.fixture(params=["alone", "refine"])
+def net_file(tmp_path, request):
     torch.manual_seed(0)
-    save_net(tmp_path / "net.pt", SaliencyNet(4), side=48, card={})
+    net = SaliencyNet(4) if request.param == "alone" else Refiner(("fused", "rbd"), 4)
+    save_net(tmp_path / "net.pt", net, side=48, card={})
     return tmp_path / "net.pt"
 
 

@@ -23,7 +23,7 @@ from figureground.pipeline.saliency_targets import TrainPlan, draw_crops, draw_o
 from figureground.pipeline.saliency_train import add_train_saliency, run_train_saliency
 
 TREE = str(Path(__file__).resolve().parents[2] / "build" / "typing")
-PLAN = TrainPlan(teachers=("fused", "rbd"), epochs=4, size=32, batch_size=8, width=4)
+PLAN = TrainPlan(teachers=("fused", "rbd"), epochs=4, size=32, batch_size=8, width=4, kind="alone")
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def test_init(discs, tmp_path):
 def command(*arguments):
     parser = argparse.ArgumentParser()
     add_train_saliency(parser)
-    small = ["--width", 4, "--size", 32, "--batch-size", 8, "--device", "cpu", "--threads", 1]
+    small = ["--kind", "alone", "--width", 4, "--size", 32, "--batch-size", 8, "--device", "cpu", "--threads", 1]
     return run_train_saliency(parser.parse_args([str(a) for a in (*arguments, *small)]))
 
 
@@ -174,7 +174,7 @@ def test_command(discs, tmp_path, capsys):
     ("arguments", "says"),
     [
         (["--method-teachers", "fused,magic"], "teachers must be of fused, .*, got 'magic'"),
-        (["--epochs", 1], "epochs must be at least 2"),
+        (["--epochs", 1], "epochs must be at least 2, got 1"),
         (["--minutes", 0], "minutes must be positive, got 0"),
         (["--limit", 0], "limit must be at least 1, got 0"),
         (["--seed", -1], "seed must be 0 to"),
