@@ -150,7 +150,7 @@ class RefineTrainer:
         both = F.avg_pool2d(F.grid_sample(both, grid, padding_mode="border", align_corners=False), 2)
         middle = both[:, :3].mean((1, 2, 3), keepdim=True)
         images = ((both[:, :3] - middle) * gain + middle + offset).clamp(0, 255)
-        return images.round().to(torch.uint8), both[:, 3:] / 255
+        return images.round().to(torch.uint8), (both[:, 3:] / 255).clamp(0, 1)
 
     def _hidden(self, maps: Tensor, step: int) -> Tensor:
         rng = generator(self.plan.seed, _HIDE, self.epoch, step)
