@@ -201,9 +201,7 @@ class Augmenter:
                 if query and fill is not None:
                     hard, _ = render_views(images, fill[part], shape, interpolation=recipe.views[0].crop.interpolation)
                     if mask is not None:
-                        # Without a mask there is no background to share: the negative is the other image alone.
-                        shared = mask.copy()
-                        shared[array_module(mask).asarray(~slots.mask_valid[slots.of_view(0)[part]])] = 255
+                        shared = self._shared_ground(mask, slots.mask_valid[slots.of_view(0)[part]])
                         hard = composite_views(hard, geometry, shared)
                     others.append(self._color(hard, rows[part]))
                 if query and textures is not None:
@@ -218,6 +216,19 @@ class Augmenter:
             extras.restyle(each, finish)
             extras.make_copies(each, plans, self._write, empty, self._shape)
         return views, view_masks, negatives
+
+    def _shared_ground(self, masks: Any, valid: np.ndarray) -> Any:
+        """Return where the swap negatives of some queries show the other image: their figures.
+
+        Without a mask, or with too little of the figure in the crop, it is everywhere: else the negative would be the query.
+        """
+        background = self._recipe.views[0].background
+        assert background is not None
+        pixels = masks.shape[1] * masks.shape[2]
+        alone = masks.reshape(len(masks), -1).sum(axis=1, dtype=np.uint64) < 255 * pixels * background.min_area
+        shared = masks.copy()
+        shared[alone | array_module(masks).asarray(~valid)] = 255
+        return shared
 
     def _place(
         self,

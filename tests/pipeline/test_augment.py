@@ -175,6 +175,22 @@ def test_swap_negative_shares_the_querys_ground_and_hides_its_figure():
             assert (negatives[i, 0][0][figure] != views[0][i][0][figure]).mean() > 0.05
 
 
+def test_a_crop_without_figure_has_another_image_for_a_swap_negative():
+    """Not the query itself, which would be its own negative."""
+    pictures = [np.full((80, 90, 3), 40 * i + 10, np.uint8) for i in range(4)]
+    masks = [np.zeros((80, 90), np.uint8) for _ in range(4)]
+    masks[1][20:60, 20:70] = 255
+    masks[2][0, 0] = 255  # one pixel is no figure either
+    view = replace(PLAIN, background=recipes.Background("swap", p=0.0))
+    recipe = recipes.Recipe("swap", (view, view), **IDENTITY)
+    views, view_masks, negatives, _ = _augment(recipe, pictures, masks, valid=np.array([True, True, True, False]))
+    for i in (0, 2, 3):
+        np.testing.assert_allclose(negatives[i, 0], (40 * ((i + 1) % 4) + 10) / 255, atol=1e-6)
+    assert (view_masks[0][1] == 255).any()
+    ground = view_masks[0][1] == 0
+    np.testing.assert_array_equal(negatives[1, 0][:, ground], views[0][1][:, ground])
+
+
 def test_missing_masks_and_areas_leave_the_image_alone():
     images, masks = _figures(4)
     view = replace(PLAIN, background=recipes.Background("remove", p=1.0, fill="noise", min_area=0.1, max_area=0.8))
