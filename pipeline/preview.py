@@ -23,6 +23,7 @@ from figureground.shards.cli import open_cache
 
 from .augment import estimate_masks
 from .loader import Loader
+from .order import DONOR_BLOCK
 from .plan import BACKGROUND_MODES
 from .recipe import Recipe
 
@@ -134,6 +135,11 @@ def to_pictures(views: Any, recipe: Recipe) -> np.ndarray:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
+def _room(samples: int) -> int:
+    """Return a batch size for so many samples, a multiple of the order's blocks and groups."""
+    return DONOR_BLOCK * max(1, -(-samples // DONOR_BLOCK))
+
+
 def views_group(
     title: str, shards: Any, recipe: Recipe, samples: Sequence[int], *, epoch: int = 0, **options: Any
 ) -> Group:
@@ -141,7 +147,7 @@ def views_group(
 
     `options` go to `Loader` (device, seed, masks_dir, ...).
     """
-    with Loader(shards, recipe, batch_size=max(8, len(samples)), drop_last=False, **options) as loader:
+    with Loader(shards, recipe, batch_size=_room(len(samples)), drop_last=False, **options) as loader:
         batch = loader.replay(list(samples), epoch=epoch)
     columns = [to_pictures(view, recipe) for view in batch["views"]]
     names = ["query", "key"] if len(columns) == 2 else [f"view {i}" for i in range(len(columns))]
@@ -183,7 +189,7 @@ def show_views(args: argparse.Namespace, recipe: Recipe) -> int:
         views_group(title, args.shards, recipe, samples, epoch=args.epoch, **options),
     ]
     draw_sheet(groups, title=f"figureground: {title}, epoch {args.epoch}, seed {args.seed}").save(args.out)
-    with Loader(args.shards, recipe, batch_size=max(8, len(samples)), drop_last=False, **options) as loader:
+    with Loader(args.shards, recipe, batch_size=_room(len(samples)), drop_last=False, **options) as loader:
         batch = loader.replay(samples, epoch=args.epoch)
     for i, key in enumerate(batch["key"]):
         for view, rows in enumerate(batch["params"]):

@@ -23,7 +23,7 @@ def folder(tmp_path):
 
 
 def test_demo_takes_a_users_folder(folder, tmp_path, capsys):
-    assert demo.main(["--images", str(folder), "--out", str(tmp_path / "out"), "--rows", "3"]) == 0
+    assert demo.main(["--images", str(folder), "--out", str(tmp_path / "out"), "--rows", "9"]) == 0
     out = capsys.readouterr().out
     assert "demo on the CPU" in out
     assert "24 samples of 3 classes" in out
