@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from host_cuda.executor import ORDERS, HostExecutor
 from host_cuda.stand_in import CudaDevice, HostDevice, in_place_of_launch, launch_with_copies
+
+# A slow machine is no fault; and what CI finds must be found again, so new examples are searched elsewhere.
+hypothesis.settings.register_profile("figureground", deadline=None, derandomize="CI" in os.environ)
+hypothesis.settings.load_profile("figureground")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
