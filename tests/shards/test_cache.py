@@ -22,7 +22,7 @@ from figureground.shards import remote as remote_module
 from figureground.shards.cache import CacheFull, ShardCache
 from figureground.shards.errors import ShardError
 from figureground.shards.index import write_index
-from figureground.shards.locks import EXCLUSIVE, SHARED, open_lock, try_lock, unlock, wait_until
+from figureground.shards.locks import EXCLUSIVE, open_lock, try_lock
 from figureground.shards.remote import Stopped
 
 pytest.importorskip("aiohttp")
@@ -373,16 +373,6 @@ def test_lock_that_never_comes(site, make_cache):
     with pytest.raises(ShardError, match=r"s-0\.tar: another process has held .*lock for 0 s without progress; end it"):
         cache.lease(site.url + "s-0.tar")
     os.close(handle)
-
-
-def test_locks_wait_while_there_is_progress(tmp_path):
-    holder, waiter, ticks = open_lock(str(tmp_path / "l")), open_lock(str(tmp_path / "l")), iter(range(10**6))
-    assert try_lock(holder, EXCLUSIVE)
-    threading.Timer(0.4, unlock, [holder]).start()
-    assert wait_until(lambda: try_lock(waiter, SHARED) or None, progress=lambda: next(ticks), patience_s=0.1)
-    assert wait_until(lambda: None, progress=lambda: 0, patience_s=0.1) is None
-    os.close(holder)
-    os.close(waiter)
 
 
 def test_who_waits_to_fetch_takes_what_another_fetched(site, make_cache, monkeypatch):
