@@ -23,7 +23,7 @@ import numpy as np
 
 from figureground.bench.harness import print_table, write_json
 from figureground.bench.linear_probe import LinearProbe
-from figureground.bench.models import MODEL_HELP, Model, classes_of, load_model, run_model
+from figureground.bench.models import Model, add_model_arguments, chosen_model, classes_of, run_model
 from figureground.pipeline.bgsets import VARIANTS
 from figureground.shards import ShardError, Store
 
@@ -196,8 +196,9 @@ def measure_bggap(
     Returns
     -------
     dict
-        "samples"; "accuracy" by set [%] and its "standard_error" [% points]; "bg_gap" = Mixed-Same - Mixed-Rand
-        [% points] and "bg_gap_se", its standard error over samples, paired; "probe".
+        "samples"; "majority": share of the largest class [%], what a constant answer reaches; "accuracy" by set [%] and its
+        "standard_error" [% points]; "bg_gap" = Mixed-Same - Mixed-Rand [% points] and "bg_gap_se", its standard error over
+        samples, paired; "probe".
 
     Raises
     ------
@@ -209,7 +210,7 @@ def measure_bggap(
     Notes
     -----
     Accuracies are means over samples. The sets hold the same figures, so the error of the gap is the one of the mean of
-    the differences, and smaller than that of either accuracy.
+    the differences.
     """
     if probe not in (None, *PROBES):
         raise ValueError(f"measure_bggap: probe must be None, 'knn' or 'linear', got {probe!r}")
@@ -231,10 +232,12 @@ def measure_bggap(
             else classify(outputs.values, forbidden=_own_images(outputs, bank))
         )
         right[name] = said == outputs.labels
+    assert bank is not None
     gap = right["Mixed-Same"].astype(np.float64) - right["Mixed-Rand"]
     return {
         "samples": len(gap),
         "probe": f"{k}-NN" if probe == "knn" else probe,
+        "majority": 100 * float(np.unique(bank.labels, return_counts=True)[1].max() / len(gap)),
         "accuracy": {name: 100 * float(hits.mean()) for name, hits in right.items()},
         "standard_error": {name: _error(hits.astype(np.float64)) for name, hits in right.items()},
         "bg_gap": 100 * float(gap.mean()),
@@ -255,6 +258,8 @@ def draw_bars(result: dict[str, Any], path: str | Path, *, title: str = "") -> N
     axes = figure.subplots()
     names = list(result["accuracy"])
     axes.bar(names, list(result["accuracy"].values()), yerr=list(result["standard_error"].values()), color="0.55")
+    axes.axhline(result["majority"], color="0.2", linewidth=0.8, linestyle=":", label="largest class")
+    axes.legend(fontsize="small")
     axes.set(ylabel="accuracy [%]", ylim=(0, 100),
              title=f"{title}  BG-gap {result['bg_gap']:.1f} ± {result['bg_gap_se']:.1f} points".strip())  # fmt: skip
     axes.tick_params(axis="x", labelrotation=30)
@@ -265,11 +270,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m figureground.bench bggap", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("--sets", required=True, metavar="DIR", help="what figureground bgsets wrote")
-    parser.add_argument("--model", required=True, metavar="MODEL", help=MODEL_HELP)
+    add_model_arguments(parser)
     parser.add_argument("--probe", choices=PROBES, help="the model is an encoder (default: a classifier)")
     parser.add_argument("--k", type=int, default=20, help="neighbours of the probe (default: 20)")
     parser.add_argument("--classes", metavar="JSON", help="list of the class of each output; -1: none of the sets'")
-    parser.add_argument("--device", default="cpu", help="of torch (default: cpu)")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--json", metavar="PATH", help="write the result with the machine it was measured on")
     parser.add_argument("--plot", metavar="PNG", help="write a bar chart")
@@ -281,7 +285,7 @@ def main(argv: list[str]) -> int:
     args = _parse(argv)
     try:
         classes = None if args.classes is None else json.loads(Path(args.classes).read_text())
-        model = load_model(args.model, device=args.device)
+        model = chosen_model(args)
         result = measure_bggap(
             args.sets, model, probe=args.probe, k=args.k, classes=classes, device=args.device, batch_size=args.batch_size
         )  # fmt: skip
@@ -291,6 +295,7 @@ def main(argv: list[str]) -> int:
     rows = {name: {"accuracy %": f"{value:.1f}", "± s.e.": f"{result['standard_error'][name]:.1f}"}
             for name, value in result["accuracy"].items()}  # fmt: skip
     rows["BG-gap"] = {"accuracy %": f"{result['bg_gap']:.1f}", "± s.e.": f"{result['bg_gap_se']:.1f}"}
+    rows["largest class"] = {"accuracy %": f"{result['majority']:.1f}"}
     print_table(rows, title=f"{result['samples']} samples")
     if args.plot:
         draw_bars(result, args.plot, title=Path(args.model.rpartition(":")[0] or args.model).stem)

@@ -1,7 +1,9 @@
 """How invariant single neurons of a model are to transformations of an object.
 
-python -m figureground.bench invariance --shards "demo/shards/*.tar" --model encoder.py:make --device cpu
-python -m figureground.bench invariance --shards "clips/*.tar" --model encoder.pt --keys "(clip[0-9]+)-"
+python -m figureground.bench invariance --sets "demo/shards/*.tar" --model encoder.py:make --device cpu
+python -m figureground.bench invariance --sets "clips/*.tar" --model encoder.pt --keys "(clip[0-9]+)-"
+
+Sets come from shards with classes: an image transformed in several ways (--kinds), or images whose keys name one object (--keys).
 
 A neuron fires above a threshold at which it fires on max(1 / classes, 5 %) of all images. Of an invariant one that fires on
 one image of a set (one object, transformed), one expects that it fires on all of them.
@@ -21,8 +23,9 @@ import numpy as np
 
 from figureground.bench.harness import print_table, write_json
 from figureground.bench.invariance_sets import KINDS, make_sets, read_objects, sets_of_keys
-from figureground.bench.models import MODEL_HELP, load_model, run_model
+from figureground.bench.models import add_model_arguments, chosen_model, run_model
 from figureground.shards import ShardError
+from figureground.shards.cli import SHARDS_HELP
 
 LEAST_RATE = 0.05
 """Least global firing rate."""
@@ -156,9 +159,11 @@ def chance(
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m figureground.bench invariance", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("--shards", required=True, nargs="+", metavar="SHARDS")
+    parser.add_argument(
+        "--sets", "--shards", dest="shards", required=True, nargs="+", metavar="SHARDS", help=SHARDS_HELP
+    )
     parser.add_argument("--masks", metavar="DIR", help="folder of the sidecars (default: beside the shards)")
-    parser.add_argument("--model", required=True, metavar="MODEL", help=MODEL_HELP)
+    add_model_arguments(parser)
     parser.add_argument("--kinds", default=",".join(KINDS), metavar="A,B", help=f"of {', '.join(KINDS)} (default: all)")
     parser.add_argument("--keys", metavar="REGEX", help="sets are the images whose keys agree in REGEX's first group")
     parser.add_argument("--images", type=int, default=400, metavar="N", help="objects, spread evenly (default: 400)")
@@ -166,7 +171,6 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=96, metavar="PX", help="side of the images (default: 96)")
     parser.add_argument("--top", type=int, nargs="+", default=[10, 25], metavar="K")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu", help="of torch (default: cpu)")
     parser.add_argument("--json", metavar="PATH", help="write the result with the machine it was measured on")
     return parser.parse_args(argv)
 
@@ -176,7 +180,7 @@ def _measure(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown:
         raise ValueError(f"--kinds must be of {', '.join(KINDS)}, got {unknown[0]!r}")
-    model = load_model(args.model, device=args.device)
+    model = chosen_model(args)
     given = args.keys is not None
     objects = read_objects(args.shards, masks_dir=args.masks, size=args.size, limit=args.images, need_masks=not given)
     results = {}

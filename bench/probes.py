@@ -29,7 +29,7 @@ import numpy as np
 from figureground.bench.bggap import PROBES, fit_probe
 from figureground.bench.harness import print_table, write_json
 from figureground.bench.invariance_sets import Objects, read_objects
-from figureground.bench.models import MODEL_HELP, Model, classes_of, load_model, run_model
+from figureground.bench.models import Model, add_model_arguments, chosen_model, classes_of, run_model
 from figureground.bench.probe_sets import make_versions
 from figureground.shards import ShardError
 
@@ -148,7 +148,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m figureground.bench probes", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("shards", nargs="+", metavar="SHARDS", help="with classes; masks are not needed")
-    parser.add_argument("--model", required=True, metavar="MODEL", help=MODEL_HELP)
+    add_model_arguments(parser)
     parser.add_argument("--probe", choices=PROBES, help="the model is an encoder (default: a classifier)")
     parser.add_argument("--k", type=int, default=20, help="neighbours of the probe (default: 20)")
     parser.add_argument("--classes", metavar="JSON", help="list of the class of each output; -1: none of the shards'")
@@ -157,7 +157,6 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=1000, metavar="N", help="spread evenly (default: 1000)")
     parser.add_argument("--size", type=int, default=224, metavar="PX", help="side of the images (default: 224)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu", help="of torch (default: cpu)")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--json", metavar="PATH", help="write the result with the machine it was measured on")
     parser.add_argument("--plot", metavar="PNG", help="write a bar chart")
@@ -177,7 +176,7 @@ def main(argv: list[str]) -> int:
     try:
         classes = None if args.classes is None else json.loads(Path(args.classes).read_text())
         grids, windows = _numbers("--grids", args.grids, int), _numbers("--windows", args.windows, float)
-        model = load_model(args.model, device=args.device)
+        model = chosen_model(args)
         objects = read_objects(args.shards, size=args.size, limit=args.images, need_masks=False)
         result = measure_probes(
             objects, model, probe=args.probe, k=args.k, classes=classes, grids=grids, windows=windows, seed=args.seed,

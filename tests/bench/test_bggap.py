@@ -7,9 +7,11 @@ import json
 import cv2
 import numpy as np
 import pytest
+import torch
 from pipeline_shards import write_tar
 
 from figureground.bench import bggap
+from figureground.bench.models import load_model
 from figureground.pipeline.bgsets import VARIANTS, make_bgsets
 from figureground.pipeline.bgsets_write import SetWriter
 from figureground.shards import ShardError
@@ -53,7 +55,7 @@ def sets(tmp_path_factory):
 
 
 def _measure(sets, name, **options):
-    return bggap.measure_bggap(sets / "sets", bggap.load_model(f"{sets / 'models.py'}:{name}"), **options)
+    return bggap.measure_bggap(sets / "sets", load_model(f"{sets / 'models.py'}:{name}"), **options)
 
 
 def test_a_model_that_sees_the_figure(sets):
@@ -118,11 +120,33 @@ def test_command(sets, tmp_path, capsys):
     files = ["--json", str(tmp_path / "r.json"), "--plot", str(tmp_path / "p.png")]
     assert bggap.main([*arguments, *files, "--classes", str(tmp_path / "classes.json")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["30", *VARIANTS, "BG-gap"]
+    assert [line.split()[0] for line in lines] == ["30", *VARIANTS, "BG-gap", "largest"]
+    assert lines[-1].split()[-1] == "33.3"
     assert json.loads((tmp_path / "r.json").read_text())["bggap"]["accuracy"]["Mixed-Next"] == 0
     assert cv2.imread(str(tmp_path / "p.png")) is not None
     assert bggap.main(["--sets", str(tmp_path), *arguments[2:]]) == 2
     assert "bggap: " in capsys.readouterr().err
+
+
+def test_command_with_weights(sets, tmp_path, capsys):
+    """A linear layer on the mean colour, whose weights say: the ground's class."""
+    (tmp_path / "m.py").write_text(
+        "import torch\ndef make():\n    pool = torch.nn.AdaptiveAvgPool2d(1)\n"
+        "    return torch.nn.Sequential(pool, torch.nn.Flatten(), torch.nn.Linear(3, 3, bias=False))\n"
+    )
+    torch.save({"state_dict": {"module.2.weight": torch.eye(3)}}, tmp_path / "c.pth")
+    arguments = [
+        "--sets",
+        str(sets / "sets"),
+        "--model",
+        f"{tmp_path / 'm.py'}:make",
+        "--json",
+        str(tmp_path / "r.json"),
+    ]
+    assert bggap.main([*arguments, "--weights", str(tmp_path / "c.pth")]) == 0
+    assert json.loads((tmp_path / "r.json").read_text())["bggap"]["accuracy"]["Original"] == 100
+    assert bggap.main([*arguments, "--weights", str(tmp_path / "absent.pth")]) == 2
+    assert "path must be a file" in capsys.readouterr().err
 
 
 def test_messages(sets, tmp_path):

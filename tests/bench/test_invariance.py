@@ -227,12 +227,13 @@ def test_set_messages(discs, tmp_path):
 
 def test_command(discs, tmp_path, capsys):
     (tmp_path / "m.py").write_text("import torch\ndef make():\n    return lambda x: x.flatten(1)[:, ::97]\n")
-    arguments = ["--shards", discs, "--model", f"{tmp_path / 'm.py'}:make", "--size", "32", "--count", "4"]
+    arguments = ["--sets", discs, "--model", f"{tmp_path / 'm.py'}:make", "--size", "32", "--count", "4"]
     assert bench.main([*arguments, "--kinds", "crop,occlusion", "--json", str(tmp_path / "r.json")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["24", "crop", "occlusion"]
     kinds = json.loads((tmp_path / "r.json").read_text())["invariance"]["kinds"]
     assert kinds["crop"]["rate"] == 0.2
+    assert bench.main(["--shards", *arguments[1:], "--kinds", "crop"]) == 0
     assert bench.main([*arguments, "--kinds", "fog"]) == 2
     assert "--kinds must be of crop" in capsys.readouterr().err
     assert bench.main([*arguments, "--keys", "000([0-9])"]) == 2  # sets of mixed classes

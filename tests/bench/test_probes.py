@@ -13,6 +13,7 @@ from pipeline_shards import write_tar
 from figureground.bench import __main__ as bench
 from figureground.bench import probes
 from figureground.bench.invariance_sets import Objects
+from figureground.bench.models import load_model
 from figureground.bench.probe_sets import make_versions, other_classes
 from figureground.shards.index import write_index
 
@@ -59,7 +60,7 @@ def objects():
 def models(tmp_path_factory):
     path = tmp_path_factory.mktemp("models") / "models.py"
     path.write_text(MODELS)
-    return lambda name: probes.load_model(f"{path}:{name}")
+    return lambda name: load_model(f"{path}:{name}")
 
 
 def _accuracies(result):
