@@ -9,8 +9,9 @@ and without background augmentations, with true masks, unsupervised ones and tho
 read off the features by k-NN and a linear probe, which see the biased training images, and tested on scenes that agree with the
 class and on scenes that do not. All arms train for the same number of steps, chosen so that everything fits the minutes.
 
-Data: folders of the user's (`--images`, RGBA files or with `--masks`, and `--scenes`), else a tiny set made of the photographs in
-scikit-image's wheel. A run that was interrupted continues: finished arms are kept in `--out`.
+Data: folders of the user's (`--images`, RGBA files or with `--masks`, and `--scenes`), else `tuxpaint_rgba` and `scenes6_64px` in
+`--data` where they are there, else a tiny set made of the photographs in scikit-image's wheel. A run that was interrupted
+continues: finished arms are kept in `--out`.
 """
 
 from __future__ import annotations
@@ -35,10 +36,13 @@ from figureground.shards.files import publish
 
 _FEWEST = 20
 """Steps."""
+_DATA = "../shared/data"
+_FIGURES, _SCENES = "tuxpaint_rgba", "scenes6_64px"
+"""Folders in `--data`: figures with an alpha channel, and a sub-folder of scenes for each class."""
 
 
 def choose_steps(measured: dict[str, dict[str, float]], arms: Sequence[Arm], seeds: int, seconds: float) -> int:
-    """Return how many steps of each arm and seed fit some seconds, evaluation included, with 5 % to spare.
+    """Return how many steps of each arm and seed fit some seconds, start and evaluation included, with 5 % to spare.
 
     Raises
     ------
@@ -52,7 +56,7 @@ def choose_steps(measured: dict[str, dict[str, float]], arms: Sequence[Arm], see
     380
     """
     a_step = seeds * sum(measured[arm.key]["step_ms"] for arm in arms if arm.key in measured) / 1e3
-    fixed = seeds * len(arms) * measured["evaluation"]["seconds"]
+    fixed = seeds * len(arms) * sum(measured["evaluation"].values())
     steps = int(0.95 * (seconds - fixed) / a_step)
     if steps < _FEWEST:
         need = (fixed + _FEWEST * a_step / 0.95 - seconds) / 60
@@ -187,6 +191,8 @@ def _words(run: dict[str, Any]) -> str:
 
 
 def _check(settings: Settings, minutes: float, steps: int | None) -> None:
+    if not settings.images and (settings.masks or settings.scenes):
+        raise ValueError("experiment: masks and scenes must come with images, got none")
     if not 0 <= settings.bias <= 1 or not 0 < settings.p <= 1:
         raise ValueError(f"experiment: bias must be in [0, 1] and p in (0, 1], got {settings.bias} and {settings.p}")
     keys = [arm.key for arm in list_arms(settings.p)]
@@ -217,7 +223,16 @@ def _parse(argv: list[str]) -> tuple[Settings, argparse.Namespace]:
     )
     add("--images", nargs="+", default=(), metavar="DIR", help="folders of images; sub-folders are classes")
     add("--masks", metavar="DIR", help="folder of masks of the same paths, .png; RGBA files need none")
-    add("--scenes", metavar="DIR", help="folder of sub-folders of scenes (default: the images without their figures)")
+    add(
+        "--scenes",
+        metavar="DIR",
+        help="folder of sub-folders of scenes (default: those of --images without their figures)",
+    )
+    add(
+        "--data",
+        metavar="DIR",
+        help=f"without --images: folder of {_FIGURES} and {_SCENES} (default: {_DATA}, if there)",
+    )
     add("--out", type=Path, default=Path("experiment"), metavar="DIR", help="results (default: experiment)")
     add("--device", default=base.device, help="cpu, cuda or cuda:N (default: cpu)")
     add("--classes", type=int, default=base.classes)
@@ -234,8 +249,17 @@ def _parse(argv: list[str]) -> tuple[Settings, argparse.Namespace]:
     add("--steps", type=int, help="steps of each arm and seed (default: as many as fit the minutes)")
     add("--json", metavar="PATH", help="default: OUT/experiment.json")
     args = parser.parse_args(argv)
+    if not args.images:
+        _take_data(args)
     chosen = {name: getattr(args, name) for name in vars(base) if hasattr(args, name)}
     return Settings(**(chosen | {"images": tuple(args.images), "only": tuple(args.arms)})), args
+
+
+def _take_data(args: argparse.Namespace) -> None:
+    """Choose the images and scenes of `--data`, or of its default where that is there."""
+    folder = Path(args.data or _DATA)
+    if args.data is not None or (args.scenes is None and (folder / _FIGURES).is_dir() and (folder / _SCENES).is_dir()):
+        args.images, args.scenes = (str(folder / _FIGURES),), args.scenes or str(folder / _SCENES)
 
 
 def main(argv: list[str]) -> int:

@@ -104,9 +104,23 @@ def print_results(result: Mapping[str, Any]) -> None:
     if changes:
         print()
         print_table(changes, title="difference to the baseline of the same seed [% points]")
+        print(_on_chance(result["settings"]["seeds"], len(_COLUMNS) * len(changes)))
     plain = {key: value for key, value in result["measured"].items() if key.endswith("plain")}
     for key, value in plain.items():
         print(f"{key} (no augmentation): {value['step_ms']:.1f} ms a step, {value['cpu_ms']:.1f} ms CPU")
+
+
+def _on_chance(seeds: int, count: int) -> str:
+    """Say how much of what is printed chance alone could do."""
+    if seeds < 2:
+        return "one seed: nothing tells a difference from chance"
+    from scipy.stats import t
+
+    width = float(t.ppf(0.975, seeds - 1))
+    return (
+        f"{seeds} seeds: a 95 % interval is ± {width:.1f} standard errors, and about {0.05 * count:.0f} of these {count} "
+        f"differences would lie beyond it by chance alone"
+    )
 
 
 def draw_results(result: Mapping[str, Any], path: str | Path) -> None:
@@ -114,7 +128,7 @@ def draw_results(result: Mapping[str, Any], path: str | Path) -> None:
     from matplotlib.figure import Figure
 
     methods = list(dict.fromkeys(row["arm"]["method"] for row in result["summary"].values()))
-    figure = Figure(figsize=(13, 0.6 + 3.9 * len(methods)), layout="constrained")
+    figure = Figure(figsize=(15, 0.6 + 3.9 * len(methods)), layout="constrained")
     grid = figure.subplots(len(methods), 3, squeeze=False, width_ratios=(3, 2, 2))
     for (left, middle, right), method in zip(grid, methods, strict=True):
         rows = {key: row for key, row in result["summary"].items() if row["arm"]["method"] == method}
@@ -145,7 +159,9 @@ def draw_results(result: Mapping[str, Any], path: str | Path) -> None:
                 steps = [result["steps"] * (i + 0.5) / len(row["loss"]) for i in range(len(row["loss"]))]
                 right.plot(steps, row["loss"], label=name, linewidth=1)
         right.set(xlabel="step", title="loss")
-        right.legend(fontsize="x-small")
+        right.legend(
+            fontsize="x-small", loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False
+        )  # beside the curves
     figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower left", ncols=3, fontsize="small")
     seeds = result["settings"]["seeds"]
     figure.suptitle(

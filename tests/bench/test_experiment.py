@@ -98,6 +98,8 @@ def test_other_images_are_noticed(finished):
         ({"p": 0.0}, r"p in \(0, 1\]"),
         ({"seeds": 0}, "seeds must be at least 1, got 0"),
         ({"train": 8}, "train must be at least 16, got 8"),
+        ({"scenes": "scenes"}, "masks and scenes must come with images, got none"),
+        ({"masks": "masks"}, "masks and scenes must come with images, got none"),
     ],
 )
 def test_errors_of_settings(change, message, tmp_path):
@@ -116,6 +118,15 @@ def test_the_steps_fill_the_minutes():
     measured = {arms[0].key: {"step_ms": 40.0}, arms[1].key: {"step_ms": 60.0}, "evaluation": {"seconds": 2.0}}
     # three seeds: 3 x 0.1 s a step, 3 x 2 x 2 s of evaluation
     assert experiment.choose_steps(measured, arms, 3, 60.0) == int(0.95 * (60 - 12) / 0.3)
+    measured["evaluation"]["start_seconds"] = 1.0  # of loaders: 3 x 2 x 1 s
+    assert experiment.choose_steps(measured, arms, 3, 60.0) == int(0.95 * (60 - 18) / 0.3)
+
+
+def test_the_plan_counts_what_a_run_takes_besides_its_steps(finished):
+    """A loader that takes its time to start: many short runs would go past the minutes."""
+    _, result = finished
+    assert result["measured"]["evaluation"]["seconds"] > 0
+    assert result["measured"]["evaluation"]["start_seconds"] > 0
 
 
 def test_the_arms_are_those_that_were_asked_for():
@@ -256,7 +267,38 @@ def test_summary_by_hand():
     assert rows["moco-BG_RM"]["loss"] == [17.0, 1.0]
 
 
-def test_command_line(tmp_path, capsys):
+def test_the_table_says_what_chance_can_do(finished, capsys):
+    _, result = finished
+    experiment.print_results(result)
+    # Student's t with one degree of freedom: 12.7; two arms of six columns, 5 % of 12 is 0.6
+    assert (
+        "2 seeds: a 95 % interval is ± 12.7 standard errors, and about 1 of these 12 differences"
+        in capsys.readouterr().out
+    )
+
+
+def chosen(arguments):
+    settings, _ = experiment._parse(arguments)
+    return settings.images, settings.scenes
+
+
+def test_the_data_beside_the_checkout(tmp_path, monkeypatch, capsys):
+    here = tmp_path / "checkout"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert chosen([]) == ((), None)
+    for name in ("tuxpaint_rgba", "scenes6_64px"):
+        (tmp_path / "shared" / "data" / name).mkdir(parents=True)
+    data = "../shared/data"
+    assert chosen([]) == ((f"{data}/tuxpaint_rgba",), f"{data}/scenes6_64px")
+    assert chosen(["--images", "mine"]) == (("mine",), None)
+    assert chosen(["--data", "other"]) == (("other/tuxpaint_rgba",), "other/scenes6_64px")
+    assert experiment.main(["--data", "other", "--out", str(tmp_path / "out")]) == 2
+    assert "images must be a folder, got other/tuxpaint_rgba" in capsys.readouterr().err
+
+
+def test_command_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # no data beside it
     arguments = "--steps 1 --seeds 1 --classes 2 --per-class 1 --train 16 --test 8 --size 32 --batch-size 8 --threads 1"
     assert experiment.main([*arguments.split(), "--out", str(tmp_path), "--arms", "byol-BG_RM-unsupervised-p0.2"]) == 0
     document = json.loads((tmp_path / "experiment.json").read_text())
