@@ -76,7 +76,10 @@ class Settings:
 
 
 def list_arms(p: float) -> tuple[Arm, ...]:
-    """Return all arms of the experiment; `p` is the probability of a background augmentation for each view."""
+    """Return all arms of the experiment; `p` is the probability of a background augmentation for each view.
+
+    BYOL has no negatives, so its BG_Swaps is its BG_Random, which is therefore run with true masks only.
+    """
     arms: list[Arm] = []
     for method in ("moco", "byol"):
         arms += [
@@ -90,6 +93,7 @@ def list_arms(p: float) -> tuple[Arm, ...]:
             Arm(method, "BG_RM", "remove", p, "wrong"),
             Arm(method, "BG_Swaps", "swap", p, "wrong"),
         ]
+    arms += [Arm("moco", "BG_Random", "random", p, masks) for masks in ("unsupervised", "wrong")]
     arms += [Arm("moco", "patch_negatives", negatives="patch"), Arm("moco", UNTRAINED)]
     return tuple(dict.fromkeys(arms))
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from figureground.bench.harness import print_table, write_json
-from figureground.bench.invariance_sets import KINDS, make_sets, read_objects, sets_of_keys
+from figureground.bench.invariance_sets import KINDS, make_sets, read_objects, read_sets
 from figureground.bench.models import add_model_arguments, chosen_model, run_model
 from figureground.shards import ShardError
 from figureground.shards.cli import SHARDS_HELP
@@ -167,7 +167,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--kinds", default=",".join(KINDS), metavar="A,B", help=f"of {', '.join(KINDS)} (default: all)")
     parser.add_argument("--keys", metavar="REGEX", help="sets are the images whose keys agree in REGEX's first group")
     parser.add_argument("--images", type=int, default=400, metavar="N", help="objects, spread evenly (default: 400)")
-    parser.add_argument("--count", type=int, default=8, metavar="N", help="images of a set (default: 8)")
+    parser.add_argument("--count", type=int, metavar="N", help="images of a set (default: 8; with --keys all of them)")
     parser.add_argument("--size", type=int, default=96, metavar="PX", help="side of the images (default: 96)")
     parser.add_argument("--top", type=int, nargs="+", default=[10, 25], metavar="K")
     parser.add_argument("--seed", type=int, default=0)
@@ -182,15 +182,19 @@ def _measure(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
         raise ValueError(f"--kinds must be of {', '.join(KINDS)}, got {unknown[0]!r}")
     model = chosen_model(args)
     given = args.keys is not None
-    objects = read_objects(args.shards, masks_dir=args.masks, size=args.size, limit=args.images, need_masks=not given)
+    if given:
+        objects, named = read_sets(args.shards, args.keys, size=args.size, limit=args.images, count=args.count)
+    else:
+        objects = read_objects(args.shards, masks_dir=args.masks, size=args.size, limit=args.images)
+    count = args.count or 8
     results = {}
     for kind in ["keys"] if given else kinds:
         if given:
-            images, sets, classes = objects.views, sets_of_keys(objects.keys, args.keys), objects.classes
+            images, sets, classes = objects.views, named, objects.classes
         else:
-            images = make_sets(objects.views, objects.masks, kind, count=args.count, seed=args.seed)
+            images = make_sets(objects.views, objects.masks, kind, count=count, seed=args.seed)
             images = images.reshape(-1, *images.shape[2:])
-            sets, classes = np.arange(len(objects.keys)).repeat(args.count), objects.classes.repeat(args.count)
+            sets, classes = np.arange(len(objects.keys)).repeat(count), objects.classes.repeat(count)
         features = run_model(model, images, device=args.device)
         found, by_chance = (f(features, sets, classes, args.top) for f in (invariance, chance))
         results[kind] = {**found, "chance": by_chance["top"]}

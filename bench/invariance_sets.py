@@ -27,6 +27,7 @@ GRID = 4
 """Cells along a side for "patches"."""
 RAMP, GAMMA = 0.6, 0.5
 """For "illumination": the gain goes from 1 - RAMP to 1 + RAMP across the image, the exponent from 2**-GAMMA to 2**GAMMA."""
+_CHUNK = 64
 _FIGURE = 51  # as the box of `tile_ground`
 
 
@@ -65,11 +66,73 @@ def read_objects(
         if not len(usable):
             what = "a class and a mask" if need_masks else "a class"
             raise ValueError(f"read_objects: shards must have samples with {what}, got none of {len(store)}")
-        chosen = usable[np.linspace(0, len(usable) - 1, min(limit, len(usable))).round().astype(np.int64)]
-        squares = reader.read(chosen.tolist())
-        good = squares.valid & (squares.mask_valid | (not need_masks))
-        keys = [store.key(i) for i in chosen[good].tolist()]
-        return Objects(squares.views[good], squares.masks[good], store.targets[chosen[good]], keys)
+        return _read(store, reader, usable[_spread(len(usable), limit)], need_masks=need_masks)
+
+
+def read_sets(
+    shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    pattern: str,
+    *,
+    size: int = 96,
+    limit: int = 400,
+    count: int | None = None,
+) -> tuple[Objects, np.ndarray]:
+    """Read centre squares of whole sets: the samples with a class whose keys agree in the first group of a pattern.
+
+    Parameters
+    ----------
+    shards : as for `Store`
+    pattern : str
+        See `sets_of_keys`.
+    size : int
+        Side of the squares [px].
+    limit : int
+        Sets, spread evenly over those in the shards.
+    count : int, optional
+        Images of a set at most, spread evenly over it (default: all).
+
+    Returns
+    -------
+    Objects
+    sets : (N,) int64
+        Which set each image belongs to.
+
+    Raises
+    ------
+    ValueError
+        If there is no sample with a class, or the pattern does not fit a key.
+    """
+    for name, value in (("limit", limit), ("count", 1 if count is None else count)):
+        if value < 1:
+            raise ValueError(f"read_sets: {name} must be at least 1, got {value}")
+    with Store(shards) as store, SquareReader(store, None, size=size) as reader:
+        usable = np.flatnonzero(store.targets >= 0)
+        if not len(usable):
+            raise ValueError(f"read_sets: shards must have samples with a class, got none of {len(store)}")
+        group = sets_of_keys([store.key(i) for i in usable.tolist()], pattern)
+        members = [usable[group == s] for s in _spread(int(group.max()) + 1, limit)]
+        chosen = np.concatenate([m if count is None else m[_spread(len(m), count)] for m in members])
+        objects = _read(store, reader, chosen, need_masks=False)
+        return objects, sets_of_keys(objects.keys, pattern)
+
+
+def _spread(count: int, limit: int) -> np.ndarray:
+    """Places of at most `limit` of `count` things, evenly spread."""
+    return np.linspace(0, count - 1, min(limit, count)).round().astype(np.int64)
+
+
+def _read(store: Store, reader: SquareReader, chosen: np.ndarray, *, need_masks: bool) -> Objects:
+    """Read samples, a few at a time: decoded images are large. Those that cannot be used are left out."""
+    views, masks, good = [], [], []
+    for first in range(0, len(chosen), _CHUNK):
+        squares = reader.read(chosen[first : first + _CHUNK].tolist())
+        usable = squares.valid & (squares.mask_valid | (not need_masks))
+        views.append(squares.views[usable])
+        masks.append(squares.masks[usable])
+        good.append(usable)
+    kept = chosen[np.concatenate(good)]
+    keys = [store.key(i) for i in kept.tolist()]
+    return Objects(np.concatenate(views), np.concatenate(masks), store.targets[kept], keys)
 
 
 def sets_of_keys(keys: Sequence[str], pattern: str) -> np.ndarray:

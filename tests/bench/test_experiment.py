@@ -131,14 +131,16 @@ def test_the_plan_counts_what_a_run_takes_besides_its_steps(finished):
 
 def test_the_arms_are_those_that_were_asked_for():
     arms = list_arms(0.2)
-    assert len({arm.key for arm in arms}) == len(arms) == 20
+    assert len({arm.key for arm in arms}) == len(arms) == 22
     for method in ("moco", "byol"):
         mine = [arm for arm in arms if arm.method == method]
         assert {arm.background for arm in mine} == {None, "remove", "random", "swap"}
         assert {arm.masks for arm in mine} == {None, "true", "unsupervised", "wrong"}
         assert [arm.p for arm in mine].count(1.0) == 1
+    crossed = {(arm.background, arm.masks) for arm in arms if arm.method == "moco" and arm.background and arm.p < 1}
+    assert len(crossed) == 9  # three backgrounds, three kinds of masks
     assert [arm.method for arm in arms if arm.negatives] == ["moco"]
-    assert len(list_arms(1.0)) == 18  # always-on is then the same as the others
+    assert len(list_arms(1.0)) == 20  # always-on is then the same as the others
 
 
 @pytest.fixture(scope="module")

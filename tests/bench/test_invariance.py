@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 
+import cv2
 import numpy as np
 import pytest
-from pipeline_shards import write_shards
+from pipeline_shards import write_shards, write_tar
 
 from figureground.bench import invariance as bench
+from figureground.bench import invariance_sets
 from figureground.bench.invariance import chance, invariance
-from figureground.bench.invariance_sets import KINDS, make_sets, read_objects, sets_of_keys
+from figureground.bench.invariance_sets import KINDS, make_sets, read_objects, read_sets, sets_of_keys
+from figureground.shards.index import write_index
 
 CLASSES, SETS, SIZE = 20, 3, 4  # 20 classes of 3 objects of 4 images: the rate is 5 %, 12 of 240 images
 OBJECTS = np.arange(CLASSES * SETS).repeat(SIZE)
@@ -209,6 +212,55 @@ def test_keys():
     ):
         with pytest.raises(ValueError, match=f"sets_of_keys: pattern {says}"):
             sets_of_keys(["x", "y"], pattern)
+
+
+def _write_clips(folder, clips=30, frames=8):
+    """Clips of five classes; every frame of a clip has the clip's colour."""
+    members = []
+    for clip in range(clips):
+        for frame in range(frames):
+            image = np.full((24, 24, 3), 8 * clip, np.uint8)
+            png = cv2.imencode(".png", image)[1].tobytes()
+            members += [(f"clip{clip:02d}-{frame}.png", png), (f"clip{clip:02d}-{frame}.cls", b"%d" % (clip % 5))]
+    folder.mkdir()
+    write_tar(folder / "a.tar", members)
+    write_index(folder / "a.tar")
+    return str(folder / "a.tar")
+
+
+def test_sets_by_keys_are_whole(tmp_path, capsys):
+    """Ten of thirty clips, not some frames of each: sets of fewer than three images would not count."""
+    clips = _write_clips(tmp_path / "clips")
+    objects, sets = read_sets(clips, "(clip[0-9]+)-", size=16, limit=10)
+    np.testing.assert_array_equal(np.bincount(sets), [8] * 10)
+    assert (objects.views == (8 * np.array([int(key[4:6]) for key in objects.keys]))[:, None, None, None]).all()
+    _, sets = read_sets(clips, "(clip[0-9]+)-", size=16, limit=99, count=3)
+    np.testing.assert_array_equal(np.bincount(sets), [3] * 30)
+    (tmp_path / "m.py").write_text("def make():\n    return lambda x: x.flatten(1)[:, :30]\n")
+    arguments = ["--sets", clips, "--model", f"{tmp_path / 'm.py'}:make", "--size", "16", "--keys", "(clip[0-9]+)-"]
+    assert bench.main([*arguments, "--images", "20"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].startswith("20 sets, 5 classes")
+    for options, says in (
+        ({"limit": 0}, "limit must be at least 1, got 0"),
+        ({"count": 0}, "count must be at least 1"),
+    ):
+        with pytest.raises(ValueError, match=f"read_sets: {says}"):
+            read_sets(clips, "(clip)", **options)
+
+
+def test_images_are_decoded_a_few_at_a_time(discs, monkeypatch):
+    """Whole photographs are large; only the squares are kept."""
+    want = read_objects(discs, size=16)
+    asked, read = [], invariance_sets.SquareReader.read
+    monkeypatch.setattr(invariance_sets, "_CHUNK", 7)
+    monkeypatch.setattr(
+        invariance_sets.SquareReader, "read", lambda self, samples: asked.append(len(samples)) or read(self, samples)
+    )
+    got = read_objects(discs, size=16)
+    assert asked == [7, 7, 7, 3]
+    assert got.keys == want.keys
+    np.testing.assert_array_equal(got.views, want.views)
+    np.testing.assert_array_equal(got.masks, want.masks)
 
 
 def test_set_messages(discs, tmp_path):
