@@ -65,12 +65,15 @@ def invariance(
 
     Notes
     -----
-    For each neuron and sign the threshold is the k-th largest response, k = round(rate * n): it fires at or above it, and
-    its global rate G is what then fires, more than k / n if responses are tied. The local rate of a class is the mean, over
-    those of its sets in which the neuron fires at all, of the share of the set's images on which it fires; 0 if there is
-    no such set. A neuron's score is local / G, the larger of both signs. "invariance" is 1 for a perfect neuron with G =
-    rate, and `rate` for a constant one, which fires always. Where the sets are so few that rate * n is no whole number of
-    sets, ties make G larger than the rate and perfect neurons stay below 1.
+    For each neuron and sign the threshold is the k-th largest response, k = round(rate * n): it fires at or above it. Of tied
+    responses at the threshold, which sparse neurons have (a ReLU's zeros), all fire or none, whichever brings the global rate
+    G nearer to the rate, but not none if nothing else fires. The local rate of a class is the mean, over those of its sets in
+    which the neuron fires at all, of the share of the set's images on which it fires; 0 if there is no such set. A neuron's
+    score is local / max(G, rate), the larger of both signs: a neuron that fires less than it should gains nothing by it.
+    "invariance" is 1 for a perfect neuron with G <= rate, and `rate` for a constant one, which fires always. Where the sets are
+    so few that rate * n is no whole number of sets, ties can make G larger than the rate and perfect neurons stay below 1.
+    The authors' code lets all ties fire in G and none in the sets, chooses the sign anew in each set, and divides by the G
+    of the positive sign.
 
     Examples
     --------
@@ -104,15 +107,17 @@ def invariance(
 
 
 def _scores(x: np.ndarray, rate: float, starts: np.ndarray, sizes: np.ndarray, owner: np.ndarray) -> np.ndarray:
-    """Return local / global firing rate of each class and neuron: (C, d)."""
+    """Return local / global firing rate of each class and neuron: (C, d); see the notes of `invariance`."""
     k = max(1, round(rate * len(x)))
     threshold = np.partition(x, len(x) - k, axis=0)[len(x) - k]
-    fires = x >= threshold
+    fires, above = x >= threshold, x > threshold
+    more, less = fires.mean(0), above.mean(0)
+    fires = np.where((less > 0) & (rate - less < more - rate), above, fires)
     share = np.add.reduceat(fires.astype(np.float64), starts, axis=0) / sizes[:, None]
     total, fired = np.zeros((2, owner.max() + 1, x.shape[1]))
     np.add.at(total, owner, share)
     np.add.at(fired, owner, share > 0)
-    return total / np.maximum(fired, 1) / fires.mean(0)
+    return total / np.maximum(fired, 1) / np.maximum(fires.mean(0), rate)
 
 
 def _checked(features: Any, set_ids: Any, classes: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
