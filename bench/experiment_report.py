@@ -124,48 +124,67 @@ def _on_chance(seeds: int, count: int) -> str:
 
 
 def draw_results(result: Mapping[str, Any], path: str | Path) -> None:
-    """Write the figure: for each method, linear accuracy with agreeing and swapped scenes, the gap, and the loss."""
+    """Write the figure: for each method, linear accuracy with agreeing and swapped scenes, what the arms change on swapped
+    scenes (paired by seed), the gap, and the loss.
+    """
     from matplotlib.figure import Figure
 
     methods = list(dict.fromkeys(row["arm"]["method"] for row in result["summary"].values()))
-    figure = Figure(figsize=(15, 0.6 + 3.9 * len(methods)), layout="constrained")
-    grid = figure.subplots(len(methods), 3, squeeze=False, width_ratios=(3, 2, 2))
-    for (left, middle, right), method in zip(grid, methods, strict=True):
+    figure = Figure(figsize=(18, 0.6 + 4.2 * len(methods)), layout="constrained")
+    grid = figure.subplots(len(methods), 4, squeeze=False, width_ratios=(3, 2, 2, 2))
+    for (accuracy, change, gap, loss), method in zip(grid, methods, strict=True):
         rows = {key: row for key, row in result["summary"].items() if row["arm"]["method"] == method}
         names = [key.removeprefix(f"{method}-").replace("-", " ") for key in rows]
-        places = range(len(rows))
-        for axes, shown in ((left, ("linear/in_distribution", "linear/swapped")), (middle, ("linear/bg_gap",))):
-            for i, name in enumerate(shown):
-                scores = [row["scores"][name] for row in rows.values()]
-                height = 0.8 / len(shown)
-                axes.barh(
-                    [p + (i - (len(shown) - 1) / 2) * height for p in places], [s["mean"] for s in scores], height,
-                    xerr=[s["se"] or 0.0 for s in scores], label=name.partition("/")[2].replace("_", " "),
-                    color=("0.75", "tab:blue")[i] if len(shown) == 2 else "tab:orange", ecolor="0.2",
-                )  # fmt: skip
-            axes.set_yticks(list(places), names if axes is left else [""] * len(names))
-            axes.invert_yaxis()
+        base = rows.get(f"{method}-{BASELINE}")
+        _draw_bars(accuracy, rows, {"linear/in_distribution": "0.75", "linear/swapped": "tab:blue"}, base)
+        _draw_bars(gap, rows, {"linear/bg_gap": "tab:orange"}, base)
+        _draw_changes(change, rows)
+        for axes in (accuracy, change, gap):
+            axes.set_yticks(range(len(rows)), names if axes is accuracy else [""] * len(names))
+            axes.set_ylim(len(rows) - 0.4, -0.6)
             axes.grid(axis="x", alpha=0.3)
-        left.axvline(100 / len(result["data"][0]["figures"]), color="0.4", linestyle=":", label="chance")
-        if f"{method}-{BASELINE}" in rows:  # lines to compare the other arms with
-            scores = rows[f"{method}-{BASELINE}"]["scores"]
-            left.axvline(scores["linear/swapped"]["mean"], color="tab:blue", linestyle="--", linewidth=0.8)
-            middle.axvline(scores["linear/bg_gap"]["mean"], color="tab:orange", linestyle="--", linewidth=0.8)
-        left.set(xlabel="linear accuracy [%]", title=f"{method}-like: scenes agree / swapped")
-        left.set_xlim(0, 100)
-        middle.set(xlabel="Mixed-Same − Mixed-Rand [% points]", title="BG-gap")
+        accuracy.axvline(100 / len(result["data"][0]["figures"]), color="0.4", linestyle=":", label="chance")
+        accuracy.set(xlabel="linear accuracy [%]", xlim=(0, 100), title=f"{method}-like: scenes agree / swapped")
+        gap.set(xlabel="Mixed-Same − Mixed-Rand [points]", title="BG-gap, linear")
+        change.set(xlabel="difference to the baseline [points]", title="swapped scenes")
         for name, row in zip(names, rows.values(), strict=True):
             if row["loss"]:
                 steps = [result["steps"] * (i + 0.5) / len(row["loss"]) for i in range(len(row["loss"]))]
-                right.plot(steps, row["loss"], label=name, linewidth=1)
-        right.set(xlabel="step", title="loss")
-        right.legend(
-            fontsize="x-small", loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False
-        )  # beside the curves
-    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower left", ncols=3, fontsize="small")
+                loss.plot(steps, row["loss"], label=name, linewidth=1)
+        loss.set(xlabel="step", title="loss")
+        loss.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)  # beside the curves
+    handles = {label: handle for axes in grid[0][:2] for handle, label in zip(*axes.get_legend_handles_labels())}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower left", ncols=5, fontsize="small")
     seeds = result["settings"]["seeds"]
     figure.suptitle(
-        f"{result['steps']} steps, {seeds} seeds; mean ± standard error over seeds; dashed: the baseline",
+        f"{result['steps']} steps, {seeds} seeds; mean ± standard error over seeds, differences paired by seed; dashed: the baseline",
         fontsize="medium",
     )
     figure.savefig(path, dpi=110)
+
+
+def _draw_bars(axes: Any, rows: Mapping[str, Any], shown: Mapping[str, str], base: Mapping[str, Any] | None) -> None:
+    """Draw a bar with its error for each arm and score, and a dashed line at the baseline's last score."""
+    height = 0.8 / len(shown)
+    for i, (name, color) in enumerate(shown.items()):
+        scores = [row["scores"][name] for row in rows.values()]
+        axes.barh(
+            [p + (i - (len(shown) - 1) / 2) * height for p in range(len(rows))], [s["mean"] for s in scores], height,
+            xerr=[s["se"] or 0.0 for s in scores], label=name.partition("/")[2].replace("_", " "), color=color, ecolor="0.2",
+        )  # fmt: skip
+    if base is not None:
+        axes.axvline(base["scores"][name]["mean"], color=color, linestyle="--", linewidth=0.8)
+
+
+def _draw_changes(axes: Any, rows: Mapping[str, Any]) -> None:
+    """Draw what each arm changes by both probes."""
+    axes.axvline(0, color="0.4", linewidth=0.8)
+    for name, color, shift in (("linear/swapped", "tab:blue", -0.15), ("knn/swapped", "tab:green", 0.15)):
+        scores = {place: row["scores"][name] for place, row in enumerate(rows.values())}
+        known = {place: score for place, score in scores.items() if score["difference"] is not None}
+        if known:
+            axes.errorbar(
+                [s["difference"] for s in known.values()], [place + shift for place in known], fmt="o", markersize=4,
+                xerr=[s["difference_se"] or 0.0 for s in known.values()], color=color,
+                label=f"difference, {name.partition('/')[0].replace('knn', 'k-NN')}",
+            )  # fmt: skip
