@@ -157,7 +157,7 @@ def draw_results(result: Mapping[str, Any], path: str | Path) -> None:
     figure.legend(handles.values(), handles.keys(), loc="outside lower left", ncols=5, fontsize="small")
     seeds = result["settings"]["seeds"]
     figure.suptitle(
-        f"{result['steps']} steps, {seeds} seeds; mean ± standard error over seeds, differences paired by seed; dashed: the baseline",
+        f"{result['steps']} steps, {seeds} seeds; mean ± standard error over seeds, differences paired by seed; dashed: baseline",
         fontsize="medium",
     )
     figure.savefig(path, dpi=110)
