@@ -153,6 +153,7 @@ def load_weights(model: torch.nn.Module, path: str | Path, *, prefix: str | None
     >>> round(model.bias.item() - before, 3)
     1.0
     """
+    torch.serialization.add_safe_globals([argparse.Namespace])  # options of the run, in DINO's checkpoints
     found, mine = read_state(path), model.state_dict()
     needed = [name for name in mine if not name.endswith(_UNLEARNT)]
     if not needed:

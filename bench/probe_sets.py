@@ -9,6 +9,7 @@ import numpy as np
 
 from figureground.kernels.fourier import randomize_phase, transfer_amplitude
 from figureground.kernels.patches import MAX_GRID, shuffle_patches
+from figureground.kernels.quilt import quilt_textures
 
 
 @dataclass
@@ -81,7 +82,8 @@ def make_versions(
     Yields
     ------
     Version
-        "original", each "patches g", "texture" (random phase: `randomize_phase`), each "style w".
+        "original", each "patches g", "texture" (random phase: `randomize_phase`), "quilted" (blocks of two pieces of the image,
+        its middle and a random one, as for the texture negatives: `quilt_textures`), each "style w".
 
     Raises
     ------
@@ -92,7 +94,7 @@ def make_versions(
     --------
     >>> views = np.zeros((2, 3, 8, 8), np.uint8)
     >>> [version.name for version in make_versions(views, np.array([0, 1]), grids=[2], windows=[0.5])]
-    ['original', 'patches 2', 'texture', 'style 0.5']
+    ['original', 'patches 2', 'texture', 'quilted', 'style 0.5']
     """
     for grid in grids:
         if not 2 <= grid <= min(MAX_GRID, *views.shape[2:]):
@@ -107,11 +109,29 @@ def make_versions(
     for grid in grids:
         yield Version(f"patches {grid}", shuffle_patches(views, seeds=_seeds(len(views), seed, 0, grid), grid=grid)[0])
     yield Version("texture", randomize_phase(views, seeds=_seeds(len(views), seed, 1, 0)))
+    yield Version("quilted", _quilted(views, _seeds(len(views), seed, 3, 0), np.random.default_rng([seed, 4])))
     if windows:
         donors = other_classes(classes, np.random.default_rng([seed, 2]))
     for window in windows:
         styled = transfer_amplitude(views, style=donors.astype(np.int32), window=window)
         yield Version(f"style {window:g}", styled, donors)
+
+
+def _quilted(views: np.ndarray, seeds: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Textures of pieces of 96 px and blocks of 32 px for views of 224 px, and in proportion."""
+    height, width = views.shape[2:]
+    least = min(height, width)
+    side, block = max(2, round(least * 96 / 224)), max(2, round(least * 32 / 224))
+    middle = np.tile(np.array([(height - side) // 2, (width - side) // 2]), (len(views), 1))
+    places = np.stack([middle, rng.integers(0, (height - side + 1, width - side + 1), (len(views), 2))], 1)
+    out = np.empty_like(views)
+    for n, view in enumerate(views):
+        pieces = np.stack([view[:, y : y + side, x : x + side] for y, x in places[n]])
+        texture = quilt_textures(
+            pieces[None], seeds=seeds[n : n + 1], size=max(height, width), block=block, overlap=max(1, block // 4)
+        )
+        out[n] = texture[0, :, :height, :width]
+    return out
 
 
 def _seeds(count: int, *purpose: int) -> np.ndarray:

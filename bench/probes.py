@@ -4,15 +4,16 @@ python -m figureground.bench probes --model resnet.py:make --device cpu "val/*.t
 python -m figureground.bench probes --model encoder.pt --probe linear --json probes.json --plot probes.png "val/*.tar"
 
 patches g: a g x g grid permuted: local texture stays, the global shape goes. texture: random phase: colours and
-spectrum stay, everything that is arranged goes. style w: the amplitudes of an image of another class, the own phase; here the
-answer counts twice: as the class of the shape (the image's own) and as the class of the texture (the other image's). Mean colour
-and brightness are amplitudes, so they count as texture.
+spectrum stay, everything that is arranged goes. quilted: blocks of the image laid anew: small things stay too. style w: the
+amplitudes of an image of another class, the own phase; here the answer counts twice: as the class of the shape (the image's own)
+and as the class of the texture (the other image's). Mean colour and brightness are amplitudes, so they count as texture.
 
 A classifier's outputs are the classes of the shards (else --classes); an encoder gets a k-NN or linear probe, fit on the originals
 without the image itself and the image whose amplitudes it took.
 
 Sources: Geirhos et al. 2019, "ImageNet-trained CNNs are biased towards texture" (cue conflict, shape share); Galerne, Gousseau
-and Morel 2011; Yang and Soatto 2020 (the kernels); Ge et al. 2021 (patches and texture as what diminishes semantics).
+and Morel 2011; Efros and Freeman 2001; Yang and Soatto 2020 (the kernels); Ge et al. 2021 (patches and texture as what
+diminishes semantics).
 """
 
 from __future__ import annotations

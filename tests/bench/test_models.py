@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+
 import numpy as np
 import pytest
 import torch
@@ -84,7 +86,9 @@ def test_weights_of_checkpoints(source, tmp_path, prefix, wrapper):
     torch.manual_seed(0)
     model = load_model(f"{source}:linear")
     state = {prefix + k: v for k, v in model.state_dict().items()} | {"module.queue": torch.zeros(2)}
-    torch.save(state if wrapper is None else {wrapper: state, "epoch": 7}, tmp_path / "c.pth")
+    torch.save(
+        state if wrapper is None else {wrapper: state, "epoch": 7, "args": Namespace(lr=0.1)}, tmp_path / "c.pth"
+    )
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 2, 2), np.uint8)
     want = run_model(model, images)
     other = load_model(f"{source}:linear")

@@ -70,7 +70,16 @@ def _accuracies(result):
 def test_a_model_that_sees_colour(objects, models):
     result = probes.measure_probes(objects, models("color"))
     got = _accuracies(result)
-    assert list(got) == ["original", "patches 2", "patches 4", "patches 8", "texture", "style 0.1", "style 0.5"]
+    assert list(got) == [
+        "original",
+        "patches 2",
+        "patches 4",
+        "patches 8",
+        "texture",
+        "quilted",
+        "style 0.1",
+        "style 0.5",
+    ]
     assert got["original"] == got["patches 2"] == got["patches 4"] == got["patches 8"] == 100
     assert got["texture"] > 90  # the mean colour is kept but for what is cut at 0 and 255
     for name in ("style 0.1", "style 0.5"):
@@ -131,7 +140,7 @@ def test_neither_the_image_nor_its_donor_takes_part(objects, probe, monkeypatch)
     monkeypatch.setattr(probes, "fit_probe", spy)
     versions = list(make_versions(objects.views, objects.classes))
     probes.measure_probes(objects, lambda x: x.flatten(1)[:, ::50], probe=probe)
-    assert len(seen) == len(versions) == 7
+    assert len(seen) == len(versions) == 8
     for version, rows in zip(versions, seen, strict=True):
         assert rows[:, 0].tolist() == list(range(80))
         assert rows[:, 1].tolist() == ([-1] * 80 if version.donors is None else version.donors.tolist())
@@ -152,6 +161,12 @@ def test_versions_are_what_their_names_say(objects):
         assert (versions[f"patches {grid}"].views != views).any()
     spectrum = [np.abs(np.fft.fft2(v.astype(float)))[:, :, 1:4, 1:4] for v in (views, versions["texture"].views)]
     assert np.corrcoef(spectrum[0].ravel(), spectrum[1].ravel())[0, 1] > 0.8
+    for view, quilted in zip(
+        views, versions["quilted"].views, strict=True
+    ):  # pixels of the image, in another arrangement
+        colors = {tuple(c) for c in view.reshape(3, -1).T.tolist()}
+        assert {tuple(c) for c in quilted.reshape(3, -1).T.tolist()} <= colors
+    assert (versions["quilted"].views != views).any((1, 2, 3)).mean() > 0.5
     style = versions["style 0.5"]
     assert (objects.classes[style.donors] != objects.classes).all()
     np.testing.assert_allclose(style.views.mean((2, 3)), views[style.donors].mean((2, 3)), atol=4)
@@ -194,7 +209,7 @@ def test_command(models, tmp_path, capsys):
     assert bench.main(["probes", *arguments, *files, "--probe", "linear", "--grids", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines] == [
-        "40 samples", "original", "patches 2", "texture", "style 0.1", "style 0.5", "largest class",
+        "40 samples", "original", "patches 2", "texture", "quilted", "style 0.1", "style 0.5", "largest class",
     ]  # fmt: skip
     found = json.loads((tmp_path / "r.json").read_text())["probes"]
     assert found["versions"]["original"]["accuracy"] == 100
