@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 from figureground.bench.experiment_learn import Arm
-from figureground.bench.experiment_report import draw_results, print_results, summarize
+from figureground.bench.experiment_report import draw_results, pool_masks, print_results, summarize
 from figureground.bench.experiment_run import Settings, list_arms, measure_steps, open_workspace, run_arm
 from figureground.bench.harness import write_json
 from figureground.shards import ShardError
@@ -148,7 +148,7 @@ def run_experiment(
         "settings": _without_places(plan["settings"]), "minutes": plan["minutes"], "steps": plan["steps"],
         "seconds": round(time.perf_counter() - began, 1),
         "seconds_of_arms": round(sum(run["seconds"] for run in runs), 1), "data": facts, "measured": plan["measured"],
-        "summary": summarize(runs), "runs": runs,
+        "summary": summarize(runs), "pooled": pool_masks(runs), "runs": runs,
     }  # fmt: skip
 
 

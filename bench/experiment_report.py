@@ -62,6 +62,45 @@ def _summarize_arm(mine: list[Mapping[str, Any]], baseline: list[Mapping[str, An
     return row
 
 
+def pool_masks(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Pool the arms by the kind of their masks: one comparison in place of many.
+
+    Returns
+    -------
+    dict by kind of masks, and by pair of kinds ("true - wrong")
+        By score "mean" and "se" over seeds [% points] of the mean difference to the baseline over those arms (method, background,
+        p below 1) that were run with every kind; empty if there are none.
+    """
+    scores = {(run["arm"]["method"], run["arm"]["name"], run["arm"]["masks"], run["seed"]): run["scores"]
+              for run in runs if run["arm"]["p"] < 1}  # fmt: skip
+    kinds = list(dict.fromkeys(masks for _, _, masks, _ in scores if masks is not None))
+    seeds = sorted({seed for *_, seed in scores})
+    families = [
+        (method, name) for method, name in dict.fromkeys((method, name) for method, name, *_ in scores)
+        if all((method, name, masks, seed) in scores for masks in kinds for seed in seeds)
+        and all((method, BASELINE, None, seed) in scores for seed in seeds)
+    ]  # fmt: skip
+    if not kinds or not families:
+        return {}
+
+    def change(masks: str, score: str) -> list[float]:
+        return [
+            sum(scores[m, n, masks, seed][score] - scores[m, BASELINE, None, seed][score] for m, n in families)
+            / len(families)
+            for seed in seeds
+        ]
+
+    pooled: dict[str, dict[str, Any]] = {}
+    for score in _COLUMNS.values():
+        by_kind = {masks: change(masks, score) for masks in kinds}
+        pairs = {f"{a} - {b}": [x - y for x, y in zip(by_kind[a], by_kind[b], strict=True)]
+                 for i, a in enumerate(kinds) for b in kinds[i + 1 :]}  # fmt: skip
+        for kind, values in (by_kind | pairs).items():
+            mean, error = mean_error(values)
+            pooled.setdefault(kind, {})[score] = {"mean": round(mean, 3), "se": _number(error)}
+    return pooled
+
+
 def _number(value: float) -> float | None:
     return None if math.isnan(value) else round(value, 3)
 
@@ -104,6 +143,13 @@ def print_results(result: Mapping[str, Any]) -> None:
     if changes:
         print()
         print_table(changes, title="difference to the baseline of the same seed [% points]")
+        pooled = {
+            kind: {head: _with_error(row[name]["mean"], row[name]["se"], "+") for head, name in _COLUMNS.items()}
+            for kind, row in result["pooled"].items()
+        }
+        if pooled:
+            print()
+            print_table(pooled, title="the same, mean of the arms that were run with all masks, by masks")
         print(_on_chance(result["settings"]["seeds"], len(_COLUMNS) * len(changes)))
     plain = {key: value for key, value in result["measured"].items() if key.endswith("plain")}
     for key, value in plain.items():
@@ -127,8 +173,10 @@ def draw_results(result: Mapping[str, Any], path: str | Path) -> None:
     """Write the figure: for each method, linear accuracy with agreeing and swapped scenes, what the arms change on swapped
     scenes (paired by seed), the gap, and the loss.
     """
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
+    colors = colormaps["tab20"]  # more colours than the usual ten: no two arms share one
     methods = list(dict.fromkeys(row["arm"]["method"] for row in result["summary"].values()))
     figure = Figure(figsize=(18, 0.6 + 4.2 * len(methods)), layout="constrained")
     grid = figure.subplots(len(methods), 4, squeeze=False, width_ratios=(3, 2, 2, 2))
@@ -147,10 +195,11 @@ def draw_results(result: Mapping[str, Any], path: str | Path) -> None:
         accuracy.set(xlabel="linear accuracy [%]", xlim=(0, 100), title=f"{method}-like: scenes agree / swapped")
         gap.set(xlabel="Mixed-Same − Mixed-Rand [points]", title="BG-gap, linear")
         change.set(xlabel="difference to the baseline [points]", title="swapped scenes")
-        for name, row in zip(names, rows.values(), strict=True):
+        for i, (name, row) in enumerate(zip(names, rows.values(), strict=True)):
             if row["loss"]:
-                steps = [result["steps"] * (i + 0.5) / len(row["loss"]) for i in range(len(row["loss"]))]
-                loss.plot(steps, row["loss"], label=name, linewidth=1)
+                steps = [result["steps"] * (n + 0.5) / len(row["loss"]) for n in range(len(row["loss"]))]
+                color = "black" if row["arm"]["name"] == BASELINE else colors(i)
+                loss.plot(steps, row["loss"], label=name, linewidth=1, color=color)
         loss.set(xlabel="step", title="loss")
         loss.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)  # beside the curves
     handles = {label: handle for axes in grid[0][:2] for handle, label in zip(*axes.get_legend_handles_labels())}

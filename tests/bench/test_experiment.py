@@ -11,7 +11,7 @@ import torch
 
 from figureground.bench import experiment, experiment_run
 from figureground.bench.experiment_learn import Arm, BYOLLike, MoCoLike, train_arm
-from figureground.bench.experiment_report import summarize
+from figureground.bench.experiment_report import pool_masks, summarize
 from figureground.bench.experiment_run import Settings, list_arms, open_workspace
 
 TINY = Settings(
@@ -267,6 +267,37 @@ def test_summary_by_hand():
     }  # fmt: skip
     assert rows["moco-BG_RM"]["step_ratio"] == 1.5
     assert rows["moco-BG_RM"]["loss"] == [17.0, 1.0]
+
+
+def test_masks_are_pooled_over_the_arms_that_have_them_all():
+    def run(name, masks, seed, value, p=0.2):
+        arm = {"method": "moco", "name": name, "masks": masks, "p": p}
+        scores = dict.fromkeys(
+            (f"{probe}/{s}" for probe in ("linear", "knn") for s in ("swapped", "in_distribution", "bg_gap")), 0
+        )
+        return {"arm": arm, "seed": seed, "scores": scores | {"knn/swapped": value}}
+
+    runs = [run("baseline", None, 0, 10.0, 0.0), run("baseline", None, 1, 20.0, 0.0)]
+    assert pool_masks(runs) == {}
+    runs += [
+        run("RM", "true", 0, 13.0),
+        run("RM", "true", 1, 21.0),
+        run("RM", "wrong", 0, 11.0),
+        run("RM", "wrong", 1, 20.0),
+    ]
+    runs += [
+        run("swap", "true", 0, 15.0),
+        run("swap", "true", 1, 25.0),
+        run("swap", "wrong", 0, 11.0),
+        run("swap", "wrong", 1, 20.0),
+    ]
+    runs += [run("random", "true", 0, 99.0), run("random", "true", 1, 99.0)]  # without wrong masks: not comparable
+    runs += [run("RM", "true", 0, 0.0, 1.0), run("RM", "wrong", 1, 0.0, 1.0)]  # always on: something else
+    pooled = {kind: row["knn/swapped"] for kind, row in pool_masks(runs).items()}
+    # true: (3 + 5) / 2 = 4 and (1 + 5) / 2 = 3; wrong: 1 and 0
+    assert pooled == {
+        "true": {"mean": 3.5, "se": 0.5}, "wrong": {"mean": 0.5, "se": 0.5}, "true - wrong": {"mean": 3.0, "se": 0.0},
+    }  # fmt: skip
 
 
 def test_the_table_says_what_chance_can_do(finished, capsys):
