@@ -21,6 +21,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ import torch
 
 from figureground.bench.experiment_learn import Arm
 from figureground.bench.experiment_report import draw_results, pool_masks, print_results, summarize
-from figureground.bench.experiment_run import Settings, list_arms, measure_steps, open_workspace, run_arm
+from figureground.bench.experiment_run import Settings, Workspace, list_arms, measure_steps, open_workspace, run_arm
 from figureground.bench.harness import write_json
 from figureground.shards import ShardError
 from figureground.shards.files import publish
@@ -76,8 +77,28 @@ def _save(path: Path, document: Any) -> None:
         file.write((json.dumps(document, indent=1) + "\n").encode())
 
 
+class _Spaces:
+    """One workspace at a time: the one that was asked for last, which timing and the first seed share."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings, self._stack = settings, ExitStack()
+        self._held: tuple[int, Workspace] | None = None
+
+    def open(self, seed: int) -> Workspace:
+        """Return the workspace of a seed."""
+        if self._held is None or self._held[0] != seed:
+            self.close()
+            self._held = seed, self._stack.enter_context(open_workspace(self._settings, seed))
+        return self._held[1]
+
+    def close(self) -> None:
+        """Remove the files."""
+        self._held = None
+        self._stack.close()
+
+
 def _plan(
-    settings: Settings, arms: Sequence[Arm], out: Path, minutes: float, steps: int | None, began: float
+    settings: Settings, arms: Sequence[Arm], out: Path, minutes: float, steps: int | None, began: float, spaces: _Spaces
 ) -> dict[str, Any]:  # fmt: skip
     """Read the plan of an experiment that was begun, or measure and make one."""
     asked = json.loads(json.dumps(asdict(settings)))
@@ -91,11 +112,11 @@ def _plan(
                 f"experiment: {out} holds an experiment with other settings ({', '.join(differing)}); choose another folder"
             )
         return plan
-    with open_workspace(settings, 0) as space:
-        composed = time.perf_counter() - began
-        measured = measure_steps(settings, arms, space)
+    space = spaces.open(0)
+    composed = time.perf_counter() - began
+    measured = measure_steps(settings, arms, space)
     if steps is None:
-        spent = time.perf_counter() - began + settings.seeds * composed
+        spent = time.perf_counter() - began + (settings.seeds - 1) * composed
         steps = choose_steps(measured, arms, settings.seeds, 60 * minutes - spent)
     plan = {"settings": asked, "minutes": minutes, "steps": steps, "measured": measured}
     _save(out / "plan.json", plan)
@@ -135,14 +156,16 @@ def run_experiment(
     threads = torch.get_num_threads()
     torch.set_num_threads(settings.threads)
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    spaces = _Spaces(settings)
     try:
-        plan = _plan(settings, arms, out, minutes, steps, began)
+        plan = _plan(settings, arms, out, minutes, steps, began, spaces)
         runs, facts = [], []
         for seed in range(settings.seeds):
-            made, data = _run_seed(settings, arms, out, seed, plan["steps"])
+            made, data = _run_seed(settings, arms, out, seed, plan["steps"], spaces)
             runs += made
             facts.append(data)
     finally:
+        spaces.close()
         torch.set_num_threads(threads)
     return {
         "settings": _without_places(plan["settings"]), "minutes": plan["minutes"], "steps": plan["steps"],
@@ -159,25 +182,23 @@ def _without_places(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run_seed(
-    settings: Settings, arms: Sequence[Arm], out: Path, seed: int, steps: int
+    settings: Settings, arms: Sequence[Arm], out: Path, seed: int, steps: int, spaces: _Spaces
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Run the arms of a seed that are not finished."""
     places = {arm: out / "runs" / f"{seed}-{arm.key}.json" for arm in arms}
     runs, facts = {arm: _load(place) for arm, place in places.items()}, _load(out / "runs" / f"{seed}-data.json")
     if facts is None or not all(runs.values()):
         (out / "runs").mkdir(exist_ok=True)
-        with open_workspace(settings, seed) as space:
-            if facts is not None and facts["fingerprint"] != space.facts["fingerprint"]:
-                raise ValueError(
-                    f"experiment: the images must be those that {out} was begun with; choose another folder"
-                )
-            facts = space.facts
-            _save(out / "runs" / f"{seed}-data.json", facts)
-            for arm in arms:
-                if runs[arm] is None:
-                    runs[arm] = run_arm(settings, arm, space, seed, steps)
-                    _save(places[arm], runs[arm])
-                    print(f"seed {seed}  {arm.key:<32} {_words(runs[arm])}", file=sys.stderr, flush=True)
+        space = spaces.open(seed)
+        if facts is not None and facts["fingerprint"] != space.facts["fingerprint"]:
+            raise ValueError(f"experiment: the images must be those that {out} was begun with; choose another folder")
+        facts = space.facts
+        _save(out / "runs" / f"{seed}-data.json", facts)
+        for arm in arms:
+            if runs[arm] is None:
+                runs[arm] = run_arm(settings, arm, space, seed, steps)
+                _save(places[arm], runs[arm])
+                print(f"seed {seed}  {arm.key:<32} {_words(runs[arm])}", file=sys.stderr, flush=True)
     return list(runs.values()), facts
 
 

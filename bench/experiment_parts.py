@@ -84,7 +84,10 @@ def read_parts(
     if scenes is not None:
         grounds = _read_scenes(Path(scenes), len(figures), rng)
     _check(figures, grounds)
-    return Parts("the given folders", figures, grounds)
+    taken = ", ".join(Path(folder).resolve().name for folder in images)
+    return Parts(
+        f"{taken} on {'their own grounds' if scenes is None else Path(scenes).resolve().name}", figures, grounds
+    )
 
 
 def _files(folder: Path) -> list[Path]:

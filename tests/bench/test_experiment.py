@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,6 +68,22 @@ def test_a_stopped_run_continues_with_the_same_numbers(finished, monkeypatch):
     again = experiment.run_experiment(TINY, out, steps=3)
     assert trained == [("moco-BG_Swaps-wrong-p0.2", 1)]
     assert scores_of(again) == scores_of(result)
+
+
+def test_the_data_of_a_seed_is_made_once(tmp_path, monkeypatch):
+    """Timing and the first seed share it; nothing is left behind."""
+    made, places, opened = [], [], experiment.open_workspace
+
+    def watch(settings, seed):
+        made.append(seed)
+        return opened(settings, seed)
+
+    monkeypatch.setattr(experiment, "open_workspace", watch)
+    monkeypatch.setattr(experiment, "measure_steps", lambda settings, arms, space: places.append(space.train) or {})
+    experiment.run_experiment(replace(TINY, only=("moco-untrained",)), tmp_path, steps=3)
+    assert made == [0, 1]
+    assert len(places) == 1
+    assert not Path(places[0]).parent.exists()
 
 
 def test_a_folder_belongs_to_one_experiment(finished):

@@ -165,6 +165,7 @@ def test_parts_of_folders(tmp_path):
     parts = read_parts([tmp_path / "loose"], None, tmp_path / "images", classes=2, per_class=3)
     assert sorted(int(f[19, 19, 0]) for group in parts.figures for f in group) == list(range(6))
     assert [len(shelf) for shelf in parts.scenes] == [3, 3]
+    assert parts.source == "loose on images"
 
 
 def test_errors_of_folders(tmp_path):
