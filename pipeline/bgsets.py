@@ -39,6 +39,12 @@ from .squares import SquareReader, on_host
 VARIANTS = ("Original", "Only-BG-B", "Only-BG-T", "No-FG", "Only-FG", *MIXED)
 """Published names, and names of the folders."""
 _BATCH, _SHEET_ROWS = 32, 12
+_REMEDIES = {
+    "without mask": "make them with 'figureground masks' and name their folder with --masks (masks_dir)",
+    "without class": "'figureground pack' takes sub-folders as classes",
+    "figure too large": "see --max-area and --max-box (max_area, max_box)",
+    "figure too small": "see --min-area (min_area)",
+}
 
 
 @dataclass
@@ -198,9 +204,15 @@ def _keep(store: Store, masks: MaskStore, reader: SquareReader, report: BgsetsRe
     if len(numbers) < 2:
         raise ValueError(
             f"make_bgsets: shards must hold two classes of two usable samples, got {len(numbers)}; "
-            f"of {len(looked)} samples were left out: {report.dropped}"
+            f"of {len(looked)} samples were left out: {report.dropped}" + _remedy(lost)
         )
     return _Kept(looked[good], classes[good], areas[good])
+
+
+def _remedy(lost: Counter[str]) -> str:
+    """What to do about the commonest reason."""
+    reason = lost.most_common(1)[0][0] if lost else ""
+    return f"; {_REMEDIES[reason]}" if reason in _REMEDIES else ""
 
 
 def _compose(

@@ -230,13 +230,24 @@ def test_command(photos, tmp_path, capsys):
         ({"max_box": 1.0}, r"max_box must be in \(0, 1\), got 1.0"),
         ({"donor_ground": "grey"}, "donor_ground must be 'tile' or 'inpaint', got 'grey'"),
         ({"image_ext": "gif"}, "image_ext must be 'png' or 'jpg', got 'gif'"),
-        ({"min_area": 0.7}, "must hold two classes of two usable samples, got 0"),
+        ({"min_area": 0.7}, "must hold two classes of two usable samples, got 0.*see --min-area"),
+        ({"masks_dir": "none"}, "got 0.*'without mask': .*; make them with 'figureground masks' .* --masks"),
     ],
 )
 def test_messages(photos, tmp_path, options, says):
     with pytest.raises(ValueError, match=f"make_bgsets: .*{says}"):
         make_bgsets(photos, tmp_path, **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_one_class_and_no_class(tmp_path):
+    for name, label, says in (
+        ("one", 3, "got 1; of 4 samples were left out: {}$"),
+        ("none", None, "got 0.* takes sub-folders as"),
+    ):
+        where = _write(tmp_path / name, [(*_photo(n, 3), label) for n in range(4)])
+        with pytest.raises(ValueError, match=f"must hold two classes of two usable samples, {says}"):
+            make_bgsets(where, tmp_path / "out", size=32)
 
 
 def test_donor_messages():
