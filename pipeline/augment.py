@@ -225,10 +225,10 @@ class Augmenter:
         background = self._recipe.views[0].background
         assert background is not None
         pixels = masks.shape[1] * masks.shape[2]
+        xp = array_module(masks)
         alone = masks.reshape(len(masks), -1).sum(axis=1, dtype=np.uint64) < 255 * pixels * background.min_area
-        shared = masks.copy()
-        shared[alone | array_module(masks).asarray(~valid)] = 255
-        return shared
+        everywhere = (alone | xp.asarray(~valid)).astype(np.uint8) * np.uint8(255)
+        return xp.maximum(masks, everywhere[:, None, None])  # an assignment by flags would make a GPU wait
 
     def _place(
         self,
