@@ -91,7 +91,7 @@ class HostModule(ModuleType):
 
 @contextlib.contextmanager
 def as_cupy(module: ModuleType) -> Iterator[None]:
-    """Let `import cupy` find a stand-in. Other modules that are imported meanwhile stay, as with `mock.patch.dict` they would not."""
+    """Let `import cupy` find a stand-in. Other modules imported meanwhile stay; `mock.patch.dict` would drop them."""
     before = sys.modules.get("cupy")
     sys.modules["cupy"] = module
     try:

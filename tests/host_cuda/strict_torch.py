@@ -69,6 +69,8 @@ class CudaTensor(torch.Tensor):
 
 
 class _HostTensor(torch.Tensor):
+    __torch_function__ = torch._C._disabled_torch_function_impl  # results are plain tensors
+
     def to(self, device: Any, non_blocking: bool = False) -> CudaTensor:
         """Copy to the GPU."""
         assert str(device).startswith("cuda")

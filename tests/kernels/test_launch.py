@@ -142,6 +142,7 @@ def test_our_options_keep_subnormal_numbers_and_no_option_behind_them_may_change
 
 
 @pytest.mark.gpu
+@pytest.mark.hardware
 def test_subnormal_numbers_survive_on_a_gpu(monkeypatch):
     import cupy
 
