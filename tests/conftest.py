@@ -32,6 +32,17 @@ def shared_data() -> Path:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add `--device`."""
     parser.addoption("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: run kernels and `gpu` tests there")
+    parser.addoption(
+        "--exact-memory", action="store_true", help="no pool on the GPU: compute-sanitizer then sees where each array ends"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Leave CuPy's pool out if asked."""
+    if config.getoption("--exact-memory") and on_device(config):
+        import cupy
+
+        cupy.cuda.set_allocator(None)
 
 
 def on_device(config: pytest.Config) -> bool:

@@ -10,6 +10,7 @@ Not modelled: that a stream runs behind the host (here everything has happened a
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -102,6 +103,40 @@ class Stream:
 
 
 _NULL = Stream(null=True)
+
+
+class Event:
+    """`cupy.cuda.Event`: all is over when it is recorded."""
+
+    def __init__(self) -> None:
+        self.time_s: float | None = None
+
+    def record(self, stream: Stream | None = None) -> None:
+        """Note the time."""
+        self.time_s = time.perf_counter()
+
+    def synchronize(self) -> None:
+        """Wait for it."""
+        assert self.time_s is not None
+
+
+def get_elapsed_time(start_event: Event, end_event: Event) -> float:
+    """Milliseconds between two events."""
+    assert start_event.time_s is not None
+    assert end_event.time_s is not None
+    return 1e3 * (end_event.time_s - start_event.time_s)
+
+
+class RawKernel:
+    """`cupy.RawKernel`: what it is given is checked, nothing runs."""
+
+    def __init__(self, code: str, name: str) -> None:
+        assert f"void {name}(" in code
+
+    def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]) -> None:
+        for value in args:
+            if not isinstance(value, DeviceArray | np.generic):
+                _refuse(value)
 
 
 class Memory:
@@ -340,7 +375,9 @@ def make_cupy(log: Log) -> ModuleType:
     for name in FUNCTIONS:
         setattr(cupy, name, of_device(getattr(np, name)))
     cupy.fft = SimpleNamespace(**{name: of_device(getattr(np.fft, name)) for name in FFTS})  # type: ignore[attr-defined]
+    cupy.RawKernel = RawKernel  # type: ignore[attr-defined]
     cupy.cuda = SimpleNamespace(  # type: ignore[attr-defined]
-        Device=Device, Stream=Stream, get_current_stream=lambda device=None: current_stream()
-    )
+        Device=Device, Stream=Stream, Event=Event, get_elapsed_time=get_elapsed_time,
+        get_current_stream=lambda device=None: current_stream(),
+    )  # fmt: skip
     return cupy
