@@ -87,7 +87,7 @@ class Masker:
 def _merge(batch: Assembled, rows: np.ndarray, made: Any) -> tuple[Ragged, Slots]:
     """Put estimated masks (n, S, S) uint8 in the places of `rows`, keep the others."""
     count, size = len(batch.images), made.shape[1:]
-    fresh = Ragged.from_arrays(list(made))
+    fresh = Ragged.from_batch(made)
     if batch.masks is None:
         addresses, sizes = np.full(count, fresh.addresses[0]), np.tile(fresh.sizes[0], (count, 1))
         valid, area = np.zeros(count, bool), np.zeros(count)
