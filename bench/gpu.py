@@ -51,8 +51,8 @@ def make_parts(out: Path, root: Path, shards: str, device: str, batch_size: int)
     ['tests', 'kernels', 'memcheck', 'racecheck', 'initcheck']
     """
     kind = "cpu" if device == "cpu" else "cuda"
-    test = ("-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={root}", "-c", str(root / "pyproject.toml"))
-    test += ("--device", kind, "-m", "gpu")
+    test: tuple[str, ...] = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "--device", kind, "-m", "gpu")
+    test += (f"--rootdir={root}", "-c", str(root / "pyproject.toml"))
     threads = str(len(os.sched_getaffinity(0)))
     given = ("--shards", shards, "--batch-size", str(batch_size), "--threads", threads)
 
