@@ -40,10 +40,10 @@ from figureground.kernels.tiles import tile_patches
 from figureground.kernels.token_masks import patch_masks
 from figureground.kernels.turns import turn_views
 from figureground.pipeline import recipes
+from figureground.pipeline.methods import HOST_ONLY
 from figureground.pipeline.plan import draw_plan
 
 SOURCE, VIEW, MASK = (375, 500), 224, 112
-CPU_ONLY = ("ft", "spectral", "signature")
 _FLUSH_BYTES = 256 << 20
 VIEWS_CASE, BOTH_CASE = "the same, masks, swap p=0.2", "two MoCo-v2 views, swap p=0.2, float16"
 _WAIT = """extern "C" __global__ void figureground_wait(long long ns) {
@@ -139,7 +139,7 @@ def make_cases(xp: Any, count: int) -> dict[str, Case]:
         quilt = partial(quilt_textures, exemplars, seeds=seeds[:1])
         cases["quilted texture, of two 96 px"] = Case(quilt, exemplars.size + 3 * VIEW * VIEW, 1)
     for method in METHODS:
-        if xp is not np and method in CPU_ONLY:
+        if xp is not np and method in HOST_ONLY:
             continue
         run = partial(estimate_saliency, small, method=method)
         cases[f"saliency {method}, {MASK} px"] = Case(run, small.size + small.size // 3, count)

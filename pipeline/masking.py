@@ -31,12 +31,16 @@ class Masker:
         See `figureground.pipeline.methods`.
     all_samples : bool
         Estimate masks for all samples without one, not only for those whose background is to change.
+    cuda : bool
+        Are images on a GPU?
     """
 
-    def __init__(self, recipe: Recipe, mode: MaskMode, *, method: str, all_samples: bool) -> None:
+    def __init__(
+        self, recipe: Recipe, mode: MaskMode, *, method: str, all_samples: bool, cuda: bool = False
+    ) -> None:
         if mode not in ("auto", "sidecar", "kernel", None):
             raise ValueError(f"Loader: masks must be 'auto', 'sidecar', 'kernel' or None, got {mode!r}")
-        check_method(method, caller="Loader")
+        check_method(method, caller="Loader", cuda=cuda and mode in ("auto", "kernel"))
         self._recipe, self._mode, self._method, self._all = recipe, mode, method, all_samples
 
     def complete(self, batch: Assembled, augmenter: Augmenter) -> tuple[Ragged | None, Slots]:

@@ -47,7 +47,7 @@ class EstimateMasks:
 
         from .methods import check_method
 
-        check_method(self.method, caller="make_masks")
+        check_method(self.method, caller="make_masks", cuda=self.device != "cpu")
         if not LEAST_SIZE <= self.size <= MOST_SIZE:
             raise ValueError(f"make_masks: size must be {LEAST_SIZE} to {MOST_SIZE} px, got {self.size}")
         for name in ("batch_size", "threads", "max_pixels"):

@@ -155,6 +155,16 @@ def test_masks_by_the_kernel_for_crops_that_look_at_them(tiny, monkeypatch, reci
     rehearse(tiny, recipe, masks="kernel")
 
 
+def test_methods_without_a_kernel_are_refused_at_once(tiny):
+    with gpu_machine():
+        for masks in ("kernel", "auto"):
+            with pytest.raises(ValueError, match=r"Loader: method 'spectral' runs on the CPU alone; choose another"):
+                batches(tiny, SWAP, "cuda", masks=masks, method="spectral")
+        assert batches(tiny, SWAP, "cuda", masks="sidecar", method="spectral")
+        with pytest.raises(ValueError, match=r"make_masks: method 'ft' runs on the CPU alone"):
+            EstimateMasks(method="ft", device="cuda:1")
+
+
 def test_no_masks_at_all(tiny):
     rehearse(tiny, BASE, masks=None)
 
