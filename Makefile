@@ -15,7 +15,7 @@ DEVICE ?= $(if $(filter cpu,$(EXTRA)),cpu,cuda)
 CONSTRAINTS = $(if $(filter cpu,$(EXTRA)),-c constraints-cpu.txt,)
 IMAGES ?=
 SHARDS ?=
-BATCH ?= 64
+BATCH ?= $(if $(filter cpu,$(DEVICE)),64,256)
 ROUNDS ?= 5
 PEERS = .venv-peers
 
