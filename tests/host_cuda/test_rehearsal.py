@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -180,6 +184,21 @@ def test_host_and_device_arrays_are_not_mixed():
     cupy = make_cupy(Log())
     with pytest.raises(TypeError, match="all arrays must be on one device"):
         on_gpu("f", a=cupy.zeros(3), b=np.zeros(3))
+
+
+def test_the_way_of_make_test_gpu():
+    """NumPy arguments are copied to the device and back at each launch, and ragged images lie there."""
+    tests = Path(__file__).resolve().parents[1]
+    chosen = [str(tests / "kernels" / f"test_{name}.py") for name in ("resample_cuda", "normalize", "saliency_graph", "turns")]
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "host_cuda.cuda_mode", "--device", "cuda",
+            "-m", "gpu and not hardware", *chosen,
+        ],
+        cwd=tests.parent, env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tests), *sys.path])}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert " passed" in done.stdout
 
 
 def test_the_stand_in_is_cupys():
