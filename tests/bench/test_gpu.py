@@ -1,4 +1,4 @@
-"""The script of a GPU session: every part is tried, and what became of it is written down."""
+"""The script of a GPU run: every part is tried, and what became of it is written down."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from pipeline_shards import disc_image, write_shards, write_tar
 
 from figureground.bench.techniques import techniques
 from figureground.pipeline import Loader, augment, recipes
+from figureground.pipeline.bgsets import make_bgsets
 from figureground.pipeline.masks_estimate import EstimateMasks
 from figureground.pipeline.squares import SquareReader
 from figureground.shards import MaskStore, Store
@@ -237,6 +238,18 @@ def test_centre_squares(tiny):
                 device = reader.read(range(6))
             np.testing.assert_array_equal(host.views, device.views.get())
             np.testing.assert_array_equal(host.masks, device.masks.get())
+
+
+@pytest.mark.parametrize("ground", ["tile", "inpaint"])
+def test_the_sets_of_the_backgrounds_challenge(tiny, tmp_path, ground):
+    made = []
+    for device in ("cpu", "cuda"):
+        with gpu_machine():
+            make_bgsets(tiny, tmp_path / device, size=SIZE, device=device, donor_ground=ground)
+        files = sorted(path for path in (tmp_path / device).rglob("*.tar") if path.is_file())
+        made.append({str(path.relative_to(tmp_path / device)): path.read_bytes() for path in files})
+    assert made[0]
+    assert made[0] == made[1]
 
 
 def test_resize_by_the_planned_filter(tiny):
