@@ -28,6 +28,8 @@ from figureground.bench.workload import default_shards, repeat_shards
 
 _TAIL = 12
 _PHOTOS, _REPEAT = 2048, 4
+_TOOLKIT = ("/usr/local/cuda/bin", "/usr/local/cuda/compute-sanitizer")
+"""Where compute-sanitizer lies if it is not on the PATH."""
 SANITIZERS = ("memcheck", "racecheck", "initcheck")
 
 
@@ -87,7 +89,7 @@ def run_part(name: str, part: Part, out: Path, seconds: float) -> dict[str, Any]
     missing = [module for module in part.modules if importlib.util.find_spec(module) is None]
     command = [sys.executable, *part.arguments]
     if part.sanitizer is not None:
-        tool = shutil.which("compute-sanitizer")
+        tool = shutil.which("compute-sanitizer", path=os.pathsep.join([os.environ.get("PATH", ""), *_TOOLKIT]))
         if tool is None:
             missing.append("compute-sanitizer")
         command = [str(tool), "--tool", part.sanitizer, "--error-exitcode", "9", *command]

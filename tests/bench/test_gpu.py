@@ -13,7 +13,7 @@ from figureground.shards import MaskStore, Store
 
 
 def test_a_part_that_fails_hangs_or_lacks_something_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(gpu.shutil, "which", lambda name: None)
+    monkeypatch.setattr(gpu.shutil, "which", lambda name, path: None)
     parts = {
         "good": Part(("-c", "print('all is well')")),
         "bad": Part(("-c", "print('the reason'); raise SystemExit(3)")),
@@ -38,7 +38,7 @@ def test_a_part_that_fails_hangs_or_lacks_something_does_not_stop_the_others(tmp
 
 
 def test_compute_sanitizer_stands_before_python(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu.shutil, "which", lambda name: sys.executable)  # refuses --tool
+    monkeypatch.setattr(gpu.shutil, "which", lambda name, path: sys.executable)  # refuses --tool
     row = gpu.run_part("memcheck", Part(("-m", "pytest"), "memcheck"), tmp_path, 60)
     assert row["command"][:6] == [sys.executable, "--tool", "memcheck", "--error-exitcode", "9", sys.executable]
     assert row["result"] == "failed"
