@@ -15,11 +15,11 @@ DEVICE ?= $(if $(filter cpu,$(EXTRA)),cpu,cuda)
 CONSTRAINTS = $(if $(filter cpu,$(EXTRA)),-c constraints-cpu.txt,)
 IMAGES ?=
 SHARDS ?=
-BATCH ?= 64
+BATCH ?= $(if $(filter cpu,$(DEVICE)),64,256)
 ROUNDS ?= 5
 PEERS = .venv-peers
 
-.PHONY: help setup tree demo test test-gpu sanitize bench bench-peers lint types clean
+.PHONY: help setup tree demo test test-gpu sanitize gpu bench bench-peers lint types clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
@@ -46,8 +46,10 @@ test-gpu: setup tree  ## the tests on a GPU
 	$(PY) -m pytest --device cuda -m gpu
 
 sanitize: setup tree  ## compute-sanitizer (memcheck, racecheck, initcheck) on the kernel tests, on a GPU
-	for tool in memcheck racecheck initcheck; do compute-sanitizer --tool $$tool --error-exitcode 9 $(PY) -m pytest \
-		--device cuda -m gpu -q tests/kernels || exit; done
+	$(PY) -m figureground.bench gpu --out build/gpu --only memcheck racecheck initcheck
+
+gpu: tree  ## all that needs a GPU, into build/gpu, with the Python at hand: nothing is installed  [PYTHON=... SHARDS=... ONLY="tests ..."]
+	PYTHONPATH=$(CURDIR)/build/typing$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON) -m figureground.bench gpu --out build/gpu $(GIVEN) $(if $(ONLY),--only $(ONLY))
 
 RESULTS = build/bench
 REPORT = -m figureground.bench report $(RESULTS)/*.json --out bench/report.html

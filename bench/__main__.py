@@ -31,6 +31,7 @@ VERBS = {
     "invariance": "how invariant the neurons of an encoder are to transformations",
     "soak": "long runs, many cycles, signals: what grows, what stays behind",
     "experiment": "a small SSL experiment: background augmentations and a background shortcut",
+    "gpu": "all that needs a GPU, part by part: tests, compute-sanitizer, benches",
     "train": "a few steps of MoCo-v2 on shards",
 }
 

@@ -31,7 +31,7 @@ from figureground.pipeline.recipe import Recipe
 from figureground.pipeline.tables import Slots
 
 BASE = "moco_v2"
-_KINDS = {"view": np.float32, "mask": np.uint8, "flag": np.bool_, "source": np.int8}
+_KINDS = {"mask": np.uint8, "flag": np.bool_, "source": np.int8}
 
 
 def techniques(size: int = 224) -> dict[str, Recipe]:
@@ -67,8 +67,24 @@ def techniques(size: int = 224) -> dict[str, Recipe]:
     }
 
 
-def make_case(recipe: Recipe, images: Ragged, masks: Any) -> Callable[[], int]:
-    """Return a callable that augments all images once, the donor of each being the next one."""
+def make_case(
+    recipe: Recipe, images: Ragged, masks: Any, *, xp: Any = np, dtype: Any = np.float32, negatives: bool = True
+) -> Callable[[], int]:
+    """Return a callable that augments all images once, on their device, the donor of each being the next one.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    images : Ragged
+        On the device of `xp`.
+    masks : (N, S, S) uint8, NumPy
+    xp : module
+        numpy or cupy.
+    dtype : numpy dtype
+        Of the views.
+    negatives : bool
+        Make the recipe's negatives.
+    """
     count = len(images)
     donors = np.roll(np.arange(count), -1)
     slots = Slots(
@@ -85,14 +101,14 @@ def make_case(recipe: Recipe, images: Ragged, masks: Any) -> Callable[[], int]:
     companions = find_companions(recipe, Order(count, shuffle=False), 0, np.arange(count))
     if companions is not None:
         companions.note(plans, np.arange(count))
-    planes = Ragged.from_arrays(list(masks))
-    augmenter = Augmenter(recipe, masks=False)
-    buffers: list[np.ndarray] = []
-    free: list[np.ndarray] = []
+    planes = Ragged.from_arrays([xp.asarray(mask) for mask in masks])
+    augmenter = Augmenter(recipe, dtype=dtype, masks=False, negatives=negatives)
+    buffers: list[Any] = []
+    free: list[Any] = []
 
-    def empty(shape: tuple[int, ...], kind: str) -> np.ndarray:
+    def empty(shape: tuple[int, ...], kind: str) -> Any:
         if not free:  # the first time
-            buffers.append(np.empty(shape, _KINDS[kind]))
+            buffers.append(xp.empty(shape, dtype if kind == "view" else _KINDS[kind]))
             return buffers[-1]
         return free.pop(0)
 

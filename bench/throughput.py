@@ -11,6 +11,7 @@ output byte written once, at the copy bandwidth measured here). All cases of a t
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -154,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--shards", nargs="+", help="shards with mask sidecars (default: made of photographs)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-presets", action="store_true", help="leave the presets out")
     parser.add_argument(
@@ -169,8 +170,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         rule = "--batch-size, --threads and --rounds must be at least 1, --seconds and --steps more than 0"
         print(f"throughput: {rule}, got {vars(args)}", file=sys.stderr)
         return 2
+    photos = 256 if args.device == "cpu" else max(256, 8 * args.batch_size)
     with tempfile.TemporaryDirectory() as folder:
-        document = measure_throughput(args.shards or default_shards(folder), args)
+        document = measure_throughput(args.shards or default_shards(folder, photos), args)
     write_json(args.json, document)
     return 0
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 import tempfile
 import threading
@@ -230,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--shards", nargs="+", help="shards with mask sidecars (default: made of photographs)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--batches", type=int, default=6)
     parser.add_argument("--step", type=float, default=30, help="the trainer's [ms]")
     parser.add_argument("--out", type=Path, default=Path("timeline.svg"))

@@ -148,3 +148,28 @@ class Ragged:
         if len(channels) != 1:
             raise ValueError(f"Ragged: all images must have the same channels, got {sorted(channels)}")
         return cls(addresses, sizes, channels.pop(), owner, cuda)
+
+    @classmethod
+    def from_batch(cls, batch: Any) -> Ragged:
+        """Wrap (N, H, W, C) or (N, H, W) uint8, images of one size behind each other; nothing is copied.
+
+        Raises
+        ------
+        ValueError
+            If the array is not uint8, not C-contiguous or empty.
+
+        Examples
+        --------
+        >>> batch = Ragged.from_batch(np.zeros((3, 4, 5), np.uint8))
+        >>> np.diff(batch.addresses).tolist(), batch.sizes[2].tolist(), batch.channels
+        ([20, 20], [4, 5], 1)
+        """
+        cuda = on_gpu("Ragged", batch=batch)
+        if batch.dtype != np.uint8 or batch.ndim not in (3, 4) or batch.size == 0 or not batch.flags.c_contiguous:
+            raise ValueError(
+                f"Ragged: batch must be a non-empty C-contiguous (N, H, W, C) uint8 array, got {batch.shape} {batch.dtype}"
+            )
+        first = batch.data.ptr if cuda else batch.ctypes.data
+        addresses = first + np.arange(len(batch), dtype=np.int64) * (batch.size // len(batch))
+        sizes = np.tile(np.array(batch.shape[1:3], np.int32), (len(batch), 1))
+        return cls(addresses, sizes, 1 if batch.ndim == 3 else int(batch.shape[3]), batch, cuda)

@@ -160,6 +160,7 @@ color_jitter1(const unsigned char* views, const Steps* steps, const unsigned lon
     const unsigned char* view = views + 3 * pixels * n;
     unsigned char* result = out + 3 * pixels * n;
     Steps row = steps[n];
+    if (view == result && !(row.before | row.after)) return;  // in place there is nothing to do
     Pixel p = pixel_of(view[i], view[pixels + i], view[2 * pixels + i], 0);
     p = jitter(p, row, level_of(sums[n], pixels));
     result[i] = (unsigned char)p.r;
@@ -176,6 +177,7 @@ color_jitter16(const unsigned char* views, const Steps* steps, const unsigned lo
     const unsigned char* view = views + 3 * pixels * n;
     unsigned char* result = out + 3 * pixels * n;
     Steps row = steps[n];
+    if (view == result && !(row.before | row.after)) return;  // in place there is nothing to do
     float level = level_of(sums[n], pixels);
     uint4 r = words(view + i), g = words(view + pixels + i), b = words(view + 2 * pixels + i);
 #pragma unroll 1

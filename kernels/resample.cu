@@ -196,7 +196,7 @@ static __device__ void store_tile(const unsigned char (*tile)[TILE_ROWS][TILE_CO
     }
 }
 
-// planes (N, 3): image, mask, donor. totals (N, 3): sums of the uncomposited views whose ground is their mean.
+// planes (N, 3): image, mask, donor. has_masks: 0 none, 1 to be used, 2 and to be written. totals (N, 3): sums of the uncomposited views whose ground is their mean.
 template <bool CUBIC>
 static __device__ void render(const Plane* __restrict__ planes, const Row* __restrict__ rows, int height, int width,
                               unsigned char* __restrict__ views, unsigned char* __restrict__ masks, int has_masks,
@@ -206,12 +206,12 @@ static __device__ void render(const Plane* __restrict__ planes, const Row* __res
     int tile = blockIdx.x % tiles, top = tile / tiles_x * TILE_ROWS, left = tile % tiles_x * TILE_COLS;
     const Plane* plane = planes + 3 * n;
     const Row& row = rows[n];
-    bool masked = has_masks && plane[1].address != 0;
+    bool store_mask = has_masks == 2, masked = has_masks && plane[1].address != 0;
     int mode = masked ? row.mode : KEEP;
 
-    if (masked) {
+    if (masked && (store_mask || mode != KEEP)) {
         resample_tile<1>(plane[1], s, height, width, top, left, s.mask);
-    } else if (has_masks) {
+    } else if (store_mask) {
         for (int i = threadIdx.x; i < TILE_ROWS * TILE_COLS; i += THREADS) s.mask[0][i / TILE_COLS][i % TILE_COLS] = 0;
     }
     if (mode == MEAN && threadIdx.x < 3) s.totals[threadIdx.x] = 0;
@@ -238,7 +238,7 @@ static __device__ void render(const Plane* __restrict__ planes, const Row* __res
         if (mode == MEAN && threadIdx.x < 3) atomicAdd(&totals[3 * n + threadIdx.x], (unsigned long long)s.totals[threadIdx.x]);
     }
     store_tile(s.view, 3, views + n * 3 * height * width, height, width, top, left);
-    if (has_masks) store_tile(s.mask, 1, masks + n * height * width, height, width, top, left);
+    if (store_mask) store_tile(s.mask, 1, masks + n * height * width, height, width, top, left);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 4)

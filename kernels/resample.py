@@ -59,7 +59,7 @@ def render_views(
     out : (N, 3, H, W) uint8, optional
     masks_out : (N, H, W) uint8, optional
     return_masks : bool
-        False: the views' masks are used, not returned, which spares the CPU writing them.
+        False: the views' masks are used, not returned, which spares writing them.
 
     Returns
     -------
@@ -108,7 +108,7 @@ def render_views(
     xp = _module_of(gpu)
     views = _output(xp, "out", out, (len(rows), 3, height, width))
     view_masks = None
-    if masks is not None and (return_masks or gpu):
+    if masks is not None and (return_masks or (gpu and (rows["mode"] == MEAN).any())):  # the mean takes a second pass
         view_masks = _output(xp, "masks_out", masks_out, (len(rows), height, width))
     if len(rows):
         (_cuda if gpu else _cpu)(planes, rows, views, view_masks, cubic=interpolation == "bicubic")
@@ -290,7 +290,7 @@ def _cuda(planes: np.ndarray, rows: np.ndarray, views: Any, view_masks: Any, *, 
     size = np.int32(height), np.int32(width)
     tables = table_on(xp, planes), table_on(xp, rows)
     masks = xp.empty(0, np.uint8) if view_masks is None else view_masks
-    has_masks = np.int32(view_masks is not None)
+    has_masks = np.int32(2 if view_masks is not None else (planes["address"][:, 1] != 0).any())
     name = "resample_views_cubic" if cubic else "resample_views"
     launch("resample", name, (count * tiles,), (256,), (*tables, *size, views, masks, has_masks, totals))
     if len(averaged):

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,9 @@ def _to_tensor(value: Any, bfloat16: bool) -> Any:
         return value
     if value.dtype == np.uint16 and bfloat16:
         return _to_tensor(value.view(np.int16), False).view(torch.bfloat16)
-    return torch.from_numpy(value) if isinstance(value, np.ndarray) else torch.as_tensor(value, device="cuda")
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value)
+    return torch.as_tensor(value, device=f"cuda:{value.device.id}")
 
 
 def on_tensors(kernel: Callable[..., Any]) -> Callable[..., Any]:
@@ -57,7 +60,9 @@ def on_tensors(kernel: Callable[..., Any]) -> Callable[..., Any]:
     -------
     callable
         Same arguments; tensors may stand where arrays do, all on one device, and results are tensors of that device that
-        share the kernel's memory. `dtype=torch.float16` and the like are understood, bfloat16 comes back as bfloat16.
+        share the kernel's memory. On a GPU that is CuPy's, and `record_stream` knows nothing of it: hold a result for as long as
+        another stream than torch's current one reads it. `dtype=torch.float16` and the like are understood, bfloat16 comes back as
+        bfloat16.
 
     Examples
     --------
@@ -87,16 +92,30 @@ def on_tensors(kernel: Callable[..., Any]) -> Callable[..., Any]:
     return bridged
 
 
-def _torch_stream(tensors: Sequence[Any]) -> contextlib.AbstractContextManager[Any]:
-    """CuPy on torch's current stream, if a tensor is on a GPU."""
+@dataclass(frozen=True)
+class _Stream:
+    """A CUDA stream by its handle, in the form that `cupy.cuda.Stream.from_external` takes (torch's own only in new versions)."""
+
+    handle: int
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self.handle
+
+
+@contextlib.contextmanager
+def _torch_stream(tensors: Sequence[Any]) -> Iterator[None]:
+    """CuPy on torch's current stream and the tensors' GPU, if a tensor is on one."""
     import torch
 
     device = next((t.device for t in tensors if t.is_cuda), None)
     if device is None:
-        return contextlib.nullcontext()
+        yield
+        return
     import cupy
 
-    return cupy.cuda.ExternalStream(torch.cuda.current_stream(device).cuda_stream, device.index)
+    stream = _Stream(torch.cuda.current_stream(device).cuda_stream)
+    with cupy.cuda.Device(device.index), cupy.cuda.Stream.from_external(stream):
+        yield
 
 
 def ragged_from_tensors(tensors: Sequence[Any]) -> Ragged:

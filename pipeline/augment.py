@@ -225,10 +225,10 @@ class Augmenter:
         background = self._recipe.views[0].background
         assert background is not None
         pixels = masks.shape[1] * masks.shape[2]
+        xp = array_module(masks)
         alone = masks.reshape(len(masks), -1).sum(axis=1, dtype=np.uint64) < 255 * pixels * background.min_area
-        shared = masks.copy()
-        shared[alone | array_module(masks).asarray(~valid)] = 255
-        return shared
+        everywhere = (alone | xp.asarray(~valid)).astype(np.uint8) * np.uint8(255)
+        return xp.maximum(masks, everywhere[:, None, None])  # an assignment by flags would make a GPU wait
 
     def _place(
         self,
@@ -274,12 +274,14 @@ class Augmenter:
         return views
 
     def _color(self, views: Any, rows: np.ndarray) -> Any:
-        """Run jitter, grayscale, blur and turns, in place; solarize is left to the normalisation."""
+        """Run jitter, grayscale, blur and turns, in place but for a GPU's blur; solarize is left to the normalisation."""
         views = self._run_stages("composite", views, rows)
         if rows["jitter"].any() or rows["grayscale"].any():
             jitter_color(views, **color_arguments(rows), out=views)
         if rows["blur"].any():
-            gaussian_blur(views, np.where(rows["blur"] == 1, rows["blur_sigma"], 0).astype(np.float32), out=views)
+            sigma_px = np.where(rows["blur"] == 1, rows["blur_sigma"], 0).astype(np.float32)
+            # In place a GPU would copy all views first, since a tile reads its neighbours' pixels.
+            views = gaussian_blur(views, sigma_px, out=views if isinstance(views, np.ndarray) else None)
         if rows["rotation"].any() or rows["channel_order"].any():
             turn_views(views, rotation=rows["rotation"], channel_order=rows["channel_order"], out=views)
         return views

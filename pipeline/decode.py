@@ -74,7 +74,8 @@ class Decoder:
     max_batch : int
         Most images in one `submit`.
     device : str
-        "cpu", "cuda" or "cuda:1": where images and masks come out. On a GPU JPEG is decoded by nvJPEG, all else on the CPU.
+        "cpu", "cuda" (the first GPU) or "cuda:1": where images and masks come out. On a GPU JPEG is decoded by nvJPEG, all else on
+        the CPU; `collect` and `decode` are then to be called on the stream of the kernels (`CudaDevice.producing`).
     threads : int
         DALI's threads; decoding on the host adds at most as many more, while it lasts.
     masks : bool

@@ -2,12 +2,17 @@
 
 On the host the kernels write into NumPy memory that torch then shares. On a GPU memory comes from torch's allocator and kernels run
 on one stream of ours, for which the producer thread waits before it hands a batch over: no copies, and the trainer never waits.
+
+What the trainer gets on a GPU are the tensors that torch allocated, never tensors made from a CuPy array over the same memory: of
+those torch's allocator knows nothing, and `record_stream` would do nothing, without a word. Then our next batch would overwrite
+memory that the trainer has dropped but still reads.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
+import weakref
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -25,6 +30,8 @@ class Device(Protocol):
     """What the engine asks of a device."""
 
     cuda: bool
+    name: str
+    """"cpu", or "cuda:N" with the number of the GPU."""
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Any:
         """Return an uninitialised array for a kernel; bfloat16 as uint16 bit patterns."""
@@ -57,6 +64,7 @@ class HostDevice:
     """
 
     cuda = False
+    name = "cpu"
 
     def __init__(self) -> None:
         self._buffers: list[np.ndarray] = []
@@ -100,24 +108,35 @@ class CudaDevice:
     def __init__(self, index: int) -> None:
         import cupy
 
-        self._cupy, self._index = cupy, index
+        self._cupy, self._index, self.name = cupy, index, f"cuda:{index}"
         with cupy.cuda.Device(index):
             self._stream = cupy.cuda.Stream(non_blocking=True)
         self._torch_stream = torch.cuda.ExternalStream(self._stream.ptr, device=index)
+        self._made: weakref.WeakValueDictionary[int, torch.Tensor] = weakref.WeakValueDictionary()
+        self._uploading: list[torch.Tensor] = []
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Any:
-        tensor = torch.empty(shape, dtype=dtype, device=f"cuda:{self._index}")
-        if dtype is torch.bfloat16:
-            return self._cupy.asarray(tensor.view(torch.int16)).view(np.uint16)
-        return self._cupy.asarray(tensor)
+        kind = torch.int16 if dtype is torch.bfloat16 else dtype
+        tensor = torch.empty(shape, dtype=kind, device=self.name)
+        self._made[tensor.data_ptr()] = tensor  # for as long as the array below, which holds it, is there
+        array = self._cupy.asarray(tensor)
+        return array.view(np.uint16) if dtype is torch.bfloat16 else array
 
     def tensor(self, array: Any, dtype: torch.dtype = torch.uint8) -> torch.Tensor:
-        if dtype is torch.bfloat16:
-            return torch.as_tensor(array.view(np.int16), device=f"cuda:{self._index}").view(torch.bfloat16)
-        return torch.as_tensor(array, device=f"cuda:{self._index}")
+        made = self._made.get(array.data.mem.ptr)
+        if made is None:  # memory of CuPy's, which the trainer must not get
+            kind = array.view(np.int16) if dtype is torch.bfloat16 else array
+            tensor = torch.as_tensor(kind, device=self.name).clone()
+        else:
+            size = array.dtype.itemsize
+            steps = tuple(stride // size for stride in array.strides)
+            tensor = made.as_strided(tuple(array.shape), steps, (array.data.ptr - array.data.mem.ptr) // size)
+        return tensor.view(torch.bfloat16) if dtype is torch.bfloat16 else tensor
 
     def upload(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(f"cuda:{self._index}", non_blocking=True)
+        host = torch.from_numpy(np.ascontiguousarray(array))
+        self._uploading.append(host)  # the copy may be under way until `finish`
+        return host.to(self.name, non_blocking=True)
 
     @contextlib.contextmanager
     def producing(self) -> Iterator[None]:
@@ -128,6 +147,7 @@ class CudaDevice:
         # Only the producer thread waits: DALI reuses the decoded images after the next collect. The batch is then complete, and
         # the trainer's stream has nothing left to wait for.
         self._stream.synchronize()
+        self._uploading.clear()
 
     def hand_over(self, batch: dict[str, Any]) -> None:
         stream = torch.cuda.current_stream(self._index)
@@ -149,7 +169,7 @@ def make_device(name: str) -> Device:
     ValueError
         If the name is another one.
     RuntimeError
-        If it is a GPU and torch or CuPy finds none; nothing falls back to the CPU.
+        If it is a GPU and torch or CuPy finds none, or not this one; nothing falls back to the CPU.
     """
     if name == "cpu":
         return HostDevice()
@@ -164,4 +184,7 @@ def make_device(name: str) -> Device:
         raise RuntimeError(
             f"device={name!r} needs CuPy ({error}); install figureground[cuda13] or figureground[cuda12]"
         ) from error
-    return CudaDevice(int(index) if index else torch.cuda.current_device())
+    number, count = int(index) if index else torch.cuda.current_device(), torch.cuda.device_count()
+    if number >= count:
+        raise RuntimeError(f"device={name!r} must be one of the {count} GPUs of this machine, 0 to {count - 1}")
+    return CudaDevice(number)

@@ -308,6 +308,7 @@ def _produce(
         _put(engine, results, error, stop)
     finally:
         try:
-            assembler.discard()
+            with engine.device.producing():
+                assembler.discard()
         except Exception as error:
             log.warning("the decoder failed while it was being stopped: %s", error)

@@ -207,7 +207,7 @@ class Loader:
             )
         decoder = Decoder(
             most_images(recipe, batch_size, samples, own) + extra_rows(recipe) + (0 if textures is None else batch_size),
-            device=device, threads=threads, masks=sidecars is not None, max_pixels=max_pixels, boxes=recipe.anchors,
+            device=view_device.name, threads=threads, masks=sidecars is not None, max_pixels=max_pixels, boxes=recipe.anchors,
         )  # fmt: skip
         self._engine = Engine(
             recipe,
@@ -222,7 +222,9 @@ class Loader:
                 ),
                 backgrounds=self._backgrounds, partners=partners, textures=textures,
             ),
-            Masker(recipe, masks if wanted else None, method=method, all_samples=with_masks),
+            Masker(
+                recipe, masks if wanted else None, method=method, all_samples=with_masks, cuda=view_device.cuda
+            ),
             Augmenter(
                 recipe, dtype=ARRAY_DTYPES[dtype], channels_last=channels_last, masks=with_masks, negatives=with_negatives,
                 threads=threads,
@@ -305,8 +307,8 @@ class Loader:
             )
         self._stop_running()
         assembler, device = self._engine.assembler, self._engine.device
-        assembler.submit_positions(epoch, self._order.positions(epoch, np.asarray(samples, np.int64)))
-        with device.producing():
+        with device.producing():  # a replay may decode while it submits
+            assembler.submit_positions(epoch, self._order.positions(epoch, np.asarray(samples, np.int64)))
             batch = self._engine.make(assembler.collect())
         device.hand_over(batch)
         return FORMATS[self._format](batch)

@@ -31,12 +31,16 @@ class Masker:
         See `figureground.pipeline.methods`.
     all_samples : bool
         Estimate masks for all samples without one, not only for those whose background is to change.
+    cuda : bool
+        Are images on a GPU?
     """
 
-    def __init__(self, recipe: Recipe, mode: MaskMode, *, method: str, all_samples: bool) -> None:
+    def __init__(
+        self, recipe: Recipe, mode: MaskMode, *, method: str, all_samples: bool, cuda: bool = False
+    ) -> None:
         if mode not in ("auto", "sidecar", "kernel", None):
             raise ValueError(f"Loader: masks must be 'auto', 'sidecar', 'kernel' or None, got {mode!r}")
-        check_method(method, caller="Loader")
+        check_method(method, caller="Loader", cuda=cuda and mode in ("auto", "kernel"))
         self._recipe, self._mode, self._method, self._all = recipe, mode, method, all_samples
 
     def complete(self, batch: Assembled, augmenter: Augmenter) -> tuple[Ragged | None, Slots]:
@@ -87,7 +91,7 @@ class Masker:
 def _merge(batch: Assembled, rows: np.ndarray, made: Any) -> tuple[Ragged, Slots]:
     """Put estimated masks (n, S, S) uint8 in the places of `rows`, keep the others."""
     count, size = len(batch.images), made.shape[1:]
-    fresh = Ragged.from_arrays(list(made))
+    fresh = Ragged.from_batch(made)
     if batch.masks is None:
         addresses, sizes = np.full(count, fresh.addresses[0]), np.tile(fresh.sizes[0], (count, 1))
         valid, area = np.zeros(count, bool), np.zeros(count)

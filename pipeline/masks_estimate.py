@@ -47,7 +47,7 @@ class EstimateMasks:
 
         from .methods import check_method
 
-        check_method(self.method, caller="make_masks")
+        check_method(self.method, caller="make_masks", cuda=self.device != "cpu")
         if not LEAST_SIZE <= self.size <= MOST_SIZE:
             raise ValueError(f"make_masks: size must be {LEAST_SIZE} to {MOST_SIZE} px, got {self.size}")
         for name in ("batch_size", "threads", "max_pixels"):
@@ -77,7 +77,7 @@ class Estimator:
         self._task = task
         self._device = make_device(task.device)
         self._decoder = Decoder(
-            task.batch_size, device=task.device, threads=task.threads, max_pixels=task.max_pixels
+            task.batch_size, device=self._device.name, threads=task.threads, max_pixels=task.max_pixels
         )  # fmt: skip
         self._pool = ThreadPoolExecutor(task.threads, "figureground-masks")
 
@@ -114,7 +114,8 @@ class Estimator:
 
         from .augment import estimate_masks
 
-        decoded = self._decoder.collect()
+        with self._device.producing():  # what is not decoded by DALI goes to a GPU here, on the kernels' stream
+            decoded = self._decoder.collect()
         images, valid = decoded.images, np.flatnonzero(decoded.valid)
 
         def estimate(rows: np.ndarray) -> Any:

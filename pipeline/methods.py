@@ -24,6 +24,8 @@ FILE_METHODS = {
     "vit-ncut": ("saliency_vit",),
 }
 """Prefixes of methods that are files, and the modules of each."""
+HOST_ONLY = ("ft", "spectral", "signature")
+"""Methods without a CUDA kernel."""
 _LOADED = 4
 _lock = threading.Lock()
 
@@ -92,9 +94,14 @@ def resolve_method(name: str, *, caller: str = "resolve_method") -> Method:
         return _load(kind, os.path.abspath(path), (status.st_mtime_ns, status.st_size, status.st_ino))
 
 
-def check_method(name: str, *, caller: str = "check_method") -> None:
-    """Raise what `resolve_method` would; a file is read whole, and kept."""
+def check_method(name: str, *, caller: str = "check_method", cuda: bool = False) -> None:
+    """Raise what `resolve_method` would, and ValueError if a method without a CUDA kernel is to run on a GPU.
+
+    A file is read whole, and kept.
+    """
     resolve_method(name, caller=caller)
+    if cuda and name in HOST_ONLY:
+        raise ValueError(f"{caller}: method {name!r} runs on the CPU alone; choose another, as 'fused', or device='cpu'")
 
 
 def method_record(name: str) -> dict[str, Any]:

@@ -94,7 +94,7 @@ class SquareReader:
             raise ValueError(f"SquareReader: crop must be in (0, 1], got {crop}")
         self.device = make_device(device)
         self._store, self._masks, self._size, self._crop = store, masks, size, crop
-        self._decoder = Decoder(batch_size, device=device, threads=threads, masks=True)
+        self._decoder = Decoder(batch_size, device=self.device.name, threads=threads, masks=True)
 
     def read(self, samples: Sequence[int]) -> Squares:
         """Return some samples in the order asked for; on a GPU call it inside `device.producing()`."""

@@ -11,6 +11,7 @@ from typing import Any
 import hypothesis
 import pytest
 from host_cuda.executor import ORDERS, HostExecutor
+from host_cuda.rehearsal import gpu_machine
 from host_cuda.stand_in import CudaDevice, HostDevice, in_place_of_launch, launch_with_copies
 
 # A slow machine is no fault; and what CI finds must be found again, so new examples are searched elsewhere.
@@ -31,6 +32,17 @@ def shared_data() -> Path:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add `--device`."""
     parser.addoption("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: run kernels and `gpu` tests there")
+    parser.addoption(
+        "--exact-memory", action="store_true", help="no pool on the GPU: compute-sanitizer then sees where each array ends"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Leave CuPy's pool out if asked."""
+    if config.getoption("--exact-memory") and on_device(config):
+        import cupy
+
+        cupy.cuda.set_allocator(None)
 
 
 def on_device(config: pytest.Config) -> bool:
@@ -42,26 +54,36 @@ def pytest_report_header(config: pytest.Config) -> str:
     """Say in one line whether a GPU took part."""
     if on_device(config):
         return "device: cuda"
-    return "device: cpu, no GPU tests: run make test-gpu on a machine with an NVIDIA GPU"
+    return "device: cpu, GPU tests rehearsed on the host; run make test-gpu on a machine with an NVIDIA GPU"
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out `gpu` tests without a GPU (the header says so); with one, `host_cuda` makes a test a `gpu` test."""
+    """Without a GPU leave out `hardware` tests (the header says so); with one, `host_cuda` makes a test a `gpu` test."""
     if on_device(config):
         for item in items:
             if {"host_cuda", "host_orders"} & set(getattr(item, "fixturenames", ())):
                 item.add_marker("gpu")
         return
-    gpu = [item for item in items if item.get_closest_marker("gpu")]
-    if gpu:
-        config.hook.pytest_deselected(items=gpu)
-        items[:] = [item for item in items if not item.get_closest_marker("gpu")]
+    real = [item for item in items if item.get_closest_marker("hardware")]
+    if real:
+        config.hook.pytest_deselected(items=real)
+        items[:] = [item for item in items if not item.get_closest_marker("hardware")]
+
+
+@pytest.fixture(autouse=True)
+def rehearsal(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Without a GPU, run `gpu` tests on the stand-ins of `host_cuda.rehearsal`."""
+    if on_device(request.config) or request.node.get_closest_marker("gpu") is None:
+        yield
+        return
+    with gpu_machine():
+        yield
 
 
 @pytest.fixture(params=["numpy", pytest.param("cupy", marks=pytest.mark.gpu)])
 def xp(request: pytest.FixtureRequest) -> Any:
-    """`numpy`, and with `--device cuda` also `cupy`: one body, two devices."""
+    """`numpy` and `cupy` (without a GPU its stand-in): one body, two devices."""
     return pytest.importorskip(request.param)
 
 
@@ -71,8 +93,8 @@ def host_cuda(request: pytest.FixtureRequest) -> Callable[..., contextlib.Abstra
 
     Without a GPU the `.cu` runs on the CPU (`host_cuda.executor`); `order` is "forward", "reversed" or "shuffled". With
     `--device cuda` the same body runs on the GPU: NumPy arguments are copied there and back at each launch. Arrays that
-    a kernel reads by address (Ragged) must come from `dev.array`. `dispatch=True` (host alone): public functions take the
-    CUDA path for NumPy arrays, so that `X(views)` inside can be compared with `X(views)` outside.
+    a kernel reads by address (Ragged) must come from `dev.array`. `dispatch=True` (host alone, skipped with a GPU): public
+    functions take the CUDA path for NumPy arrays, so that `X(views)` inside can be compared with `X(views)` outside.
     """
     cuda = on_device(request.config)
 
@@ -80,7 +102,9 @@ def host_cuda(request: pytest.FixtureRequest) -> Callable[..., contextlib.Abstra
     def device(
         order: str = "forward", seed: int = 0, folder: Path | None = None, dispatch: bool = False
     ) -> Iterator[Any]:
-        if cuda and folder is None and not dispatch:
+        if cuda and (folder is not None or dispatch):
+            pytest.skip("about the host executor: make test runs it")
+        if cuda:
             from figureground.kernels.launch import launch
 
             with in_place_of_launch(launch_with_copies(launch), host_module=False):

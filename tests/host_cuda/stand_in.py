@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
-from unittest import mock
 
 import numpy as np
 
@@ -91,6 +90,19 @@ class HostModule(ModuleType):
 
 
 @contextlib.contextmanager
+def as_cupy(module: ModuleType) -> Iterator[None]:
+    """Let `import cupy` find a stand-in. Other modules imported meanwhile stay; `mock.patch.dict` would drop them."""
+    before = sys.modules.get("cupy")
+    sys.modules["cupy"] = module
+    try:
+        yield
+    finally:
+        del sys.modules["cupy"]
+        if before is not None:
+            sys.modules["cupy"] = before
+
+
+@contextlib.contextmanager
 def in_place_of_launch(launch: Callable[..., None], *, host_module: bool, dispatch: bool = False) -> Iterator[None]:
     """Put `launch` in the place of `kernels.launch.launch`, in every loaded module that imported the name.
 
@@ -113,5 +125,5 @@ def in_place_of_launch(launch: Callable[..., None], *, host_module: bool, dispat
                     undo.callback(setattr, module, name, old)
                     setattr(module, name, stand_in)
         if dispatch:
-            undo.enter_context(mock.patch.dict(sys.modules, {"cupy": xp}))
+            undo.enter_context(as_cupy(xp))
         yield

@@ -69,3 +69,34 @@ def test_windows_longer_than_the_tables(host_cuda, source, size):
         got, none = _render_on(device, [array], None, rows, size)
     assert none is None
     np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("size", [(16, 32), (35, 33)])
+@pytest.mark.parametrize("cubic", [False, True])
+def test_masks_that_nobody_asks_for_are_used_and_not_written(host_orders, size, cubic):
+    rng = np.random.default_rng(sum(size))
+    arrays = [rng.integers(0, 256, (*s, 3), dtype=np.uint8) for s in SOURCES]
+    masks = [rng.integers(0, 256, s, dtype=np.uint8) for s in ((11, 13), (1, 1), (64, 48))]
+    rows = _mixed_rows(10, arrays, len(masks), seed=sum(size))
+    rows["mode"][rows["mode"] == resample.MEAN] = resample.KEEP  # whose second pass reads the written masks
+    how = {"masks": Ragged.from_arrays(masks), "interpolation": "bicubic" if cubic else "bilinear", "return_masks": False}
+    want, nothing = resample.render_views(Ragged.from_arrays(arrays), rows, size, **how)
+    assert nothing is None
+    with host_orders() as device:
+        images, on_device = (Ragged.from_arrays([device.array(a) for a in each]) for each in (arrays, masks))
+        views = np.zeros((len(rows), 3, *size), np.uint8)
+        resample._cuda(planes_of(rows, images, on_device, size), rows, views, None, cubic=cubic)
+    np.testing.assert_array_equal(views, want)
+
+
+def test_a_batch_of_one_size_is_ragged_without_copies():
+    batch = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4)
+    one, other = Ragged.from_batch(batch), Ragged.from_arrays(list(batch))
+    assert one.addresses.tolist() == other.addresses.tolist()
+    assert one.sizes.tolist() == other.sizes.tolist()
+    assert one.sizes.dtype == other.sizes.dtype
+    assert one.channels == other.channels == 1
+    assert Ragged.from_batch(batch[..., None].repeat(3, 3)).channels == 3
+    for wrong in (batch[:, ::2], batch.astype(np.int16), batch[:0], batch[0]):
+        with pytest.raises(ValueError, match=r"Ragged: batch must be a non-empty C-contiguous \(N, H, W, C\) uint8 array"):
+            Ragged.from_batch(wrong)

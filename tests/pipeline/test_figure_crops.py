@@ -342,7 +342,7 @@ def test_messages(shards):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("masks", ["sidecar", "kernel"])
+@pytest.mark.parametrize("masks", ["sidecar", pytest.param("kernel", marks=pytest.mark.hardware)])
 def test_a_gpu_takes_the_same_crops(shards, masks):
     with make(shards, KEEP, masks=masks) as host, make(shards, KEEP, masks=masks, device="cuda") as device:
         for left, right in zip(host, device, strict=True):

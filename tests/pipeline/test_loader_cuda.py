@@ -1,4 +1,4 @@
-"""The loader on a GPU; deselected without one (see the report's header). Not yet run on a GPU."""
+"""The loader on a GPU; without one on stand-ins, as far as these can tell. Not yet run on a GPU."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from figureground.kernels.arrays import Ragged
 from figureground.pipeline import Loader, recipes
 from figureground.pipeline.augment import Augmenter
 from figureground.pipeline.decode import Decoder
+from figureground.pipeline.device import CudaDevice
 from figureground.pipeline.plan import draw_plan
 from figureground.pipeline.tables import Slots
 from figureground.shards import MaskStore, Store
@@ -101,6 +102,7 @@ def test_nvjpeg_differs_little_from_libjpeg(shards, capsys):
     assert levels.mean() < 2.0
 
 
+@pytest.mark.hardware
 def test_batches_held_by_the_trainer_stay_as_they_are(shards):
     held, sums = [], []
     with make(shards, batch_size=4) as loader:
@@ -113,6 +115,38 @@ def test_batches_held_by_the_trainer_stay_as_they_are(shards):
     assert [view.double().sum().item() for view in held] == sums
 
 
+@pytest.mark.hardware
+def test_batches_dropped_while_the_trainer_still_reads_them(shards):
+    """The trainer's stream is far behind the host, which has dropped the batches; their memory must not be used again yet."""
+    wanted, late, trainer = [], [], torch.cuda.Stream()
+    with make(shards, batch_size=4) as loader:
+        for batch in loader:
+            wanted.append(batch["views"][0].double().sum().item())
+        loader.set_epoch(0)
+        with torch.cuda.stream(trainer):
+            for batch in loader:
+                torch.cuda._sleep(40_000_000)  # clock cycles: some 20 ms
+                late.append(batch["views"][0].double().sum())
+                del batch
+        trainer.synchronize()
+    assert [total.item() for total in late] == wanted
+
+
+@pytest.mark.hardware
+def test_arrays_of_the_device_are_tensors_of_the_allocator():
+    """Nothing is copied between kernels and trainer, and `record_stream` finds the memory."""
+    device = CudaDevice(0)
+    with device.producing():
+        for dtype in (torch.float32, torch.bfloat16, torch.uint8):
+            array = device.empty((4, 3, 8), dtype)
+            tensor = device.tensor(array[1:], dtype)
+            assert tensor.data_ptr() == array[1:].data.ptr
+            before = torch.cuda.memory_stats()["allocation.all.current"]
+            del array, tensor
+            assert torch.cuda.memory_stats()["allocation.all.current"] == before - 1
+
+
+@pytest.mark.hardware
 def test_memory_is_flat_over_200_batches(shards):
     with make(shards, batch_size=8) as loader:
         used = []
@@ -123,10 +157,12 @@ def test_memory_is_flat_over_200_batches(shards):
     assert max(used[100:]) - max(used[20:100]) < 64 << 20
 
 
-def test_no_device_to_host_copies_in_steady_state(shards):
+@pytest.mark.hardware
+@pytest.mark.parametrize("format", ["moco", "dict"])
+def test_no_device_to_host_copies_in_steady_state(shards, format):
     from torch.profiler import ProfilerActivity, profile
 
-    with make(shards, batch_size=8, format="moco") as loader:
+    with make(shards, batch_size=8, format=format) as loader:
         iterator = iter(loader)
         for _ in range(4):
             next(iterator)
@@ -134,10 +170,12 @@ def test_no_device_to_host_copies_in_steady_state(shards):
             for _ in range(6):
                 next(iterator)
             torch.cuda.synchronize()
-    copies = [event.name for event in trace.events() if "DtoH" in event.name or "Device -> Host" in event.name]
-    assert copies == []
+    names = [event.name for event in trace.events()]
+    assert any("resample_views" in name for name in names), "the profiler saw no kernel of ours"
+    assert [name for name in names if "DtoH" in name] == []
 
 
+@pytest.mark.hardware
 def test_bad_bytes_do_not_kill_the_process():
     code = (
         "import numpy as np, cv2\n"
@@ -162,6 +200,7 @@ def test_bad_bytes_do_not_kill_the_process():
     assert done.stdout.strip() == "survived", (done.returncode, done.stderr[-2000:])
 
 
+@pytest.mark.hardware
 def test_a_numba_cuda_kernel_fits_as_a_stage(shards):
     cuda = pytest.importorskip("numba.cuda")
 
@@ -183,6 +222,7 @@ def test_a_numba_cuda_kernel_fits_as_a_stage(shards):
     torch.testing.assert_close(b * std + mean, 1 - (a * std + mean), rtol=0, atol=1e-5)
 
 
+@pytest.mark.hardware
 def test_a_cupy_kernel_fits_as_a_stage(shards):
     import cupy
 

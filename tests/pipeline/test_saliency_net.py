@@ -40,6 +40,21 @@ def test_prediction_mirrors_with_the_image(net, images):
         torch.testing.assert_close(predict(net, tensor.flip(3)), predict(net, tensor).flip(3))
 
 
+@pytest.mark.gpu
+@pytest.mark.hardware
+@pytest.mark.parametrize("size", [48, 64])
+def test_a_network_on_a_gpu(net, images, tmp_path, size):
+    import cupy
+
+    save_net(tmp_path / "net.pt", net, side=48, card={})
+    estimate = NetSaliency(tmp_path / "net.pt")
+    got = estimate(cupy.asarray(images), size)
+    assert not isinstance(got, np.ndarray)
+    difference = np.abs(cupy.asnumpy(got).astype(int) - estimate(images, size))
+    assert difference.max() <= 16  # batches are convolved in another order than images
+    assert difference.mean() < 0.1
+
+
 def test_a_model_behind_arrays(images):
     class Red(ArrayModel):
         def maps(self, model, chunk):
