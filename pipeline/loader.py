@@ -162,7 +162,7 @@ class Loader:
             raise ValueError(f"Loader: prefetch must be at least 1, got {prefetch}")
         if threads is not None and threads < 1:
             raise ValueError(f"Loader: threads must be at least 1, got {threads}")
-        check_loading(recipe, format=format, masks=masks, batch_size=batch_size)
+        check_loading(recipe, format=format, masks=masks, batch_size=batch_size, seed=seed)
         rank, world_size = find_rank(rank, world_size)
         threads = threads or len(os.sched_getaffinity(0))
         self._recipe, self._format, self._prefetch = recipe, format, prefetch

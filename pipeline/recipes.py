@@ -9,6 +9,7 @@ which is not offered here; their presets do as the PyTorch ports.) One differenc
 from __future__ import annotations
 
 from dataclasses import replace
+from numbers import Integral
 
 from .config import (
     IMAGENET_MEAN,
@@ -116,10 +117,16 @@ def vicreg(size: int = 224) -> Recipe:
     return _bicubic(byol(size), "vicreg")
 
 
+def _count(preset: str, local_views: int) -> None:
+    if not isinstance(local_views, Integral) or local_views < 0:
+        raise ValueError(f"{preset}: local_views must be a whole number of at least 0, got {local_views}")
+
+
 def swav(size: int = 224, local_size: int = 96, local_views: int = 6) -> Recipe:
     """SwAV (Caron et al. 2020; multicropdataset.py): 2 x 224 and 6 x 96 px; its code's standard deviation of red is 0.228."""
     large = View(Crop(size, (0.14, 1.0)), jitter=Jitter(0.8, 0.8, 0.8, 0.2, 0.8), grayscale_p=0.2, blur=Blur())
     small = replace(large, crop=Crop(local_size, (0.05, 0.14)))
+    _count("swav", local_views)
     return Recipe("swav", (large, large, *[small] * local_views), std=(0.228, 0.224, 0.225))
 
 
@@ -128,6 +135,7 @@ def dino(size: int = 224, local_size: int = 96, local_views: int = 8) -> Recipe:
     first = View(Crop(size, (0.4, 1.0)), jitter=_BYOL_JITTER, grayscale_p=0.2, blur=Blur(p=1.0))
     second = replace(first, blur=Blur(p=0.1), solarize_p=0.2)
     local = replace(first, crop=Crop(local_size, (0.05, 0.4)), blur=Blur(p=0.5))
+    _count("dino", local_views)
     return _bicubic(Recipe("dino", (first, second, *[local] * local_views)), "dino")
 
 

@@ -117,16 +117,15 @@ def test_multi_crop_formats_unpack_as_public_code_does(shards):
         masks = batch["collated_masks"]
         assert masks.shape == (80, 16)
         assert masks.dtype == torch.bool
-        assert 20 < (masks.sum(1) > 0).sum() < 60
+        assert (masks.any(1).reshape(2, 40).sum(0) == 1).all()  # one crop of each sample: half of all, as in DINOv2
         assert masks.sum(1).max() <= 8
         assert torch.equal(batch["mask_indices_list"], masks.flatten().nonzero().flatten())
         assert len(batch["masks_weight"]) == int(batch["n_masked_patches"]) <= batch["upperbound"]
         assert batch["masks_weight"].sum() == pytest.approx(float((masks.sum(1) > 0).sum()))
-    with (
-        make(shards, recipes.dinov2(32, 16, 2), format="dinov2") as loader,
-        pytest.raises(ValueError, match="multiple of 14 px"),
-    ):
-        next(iter(loader))
+    with pytest.raises(ValueError, match="multiple of 14 px, or of 16 px, got 100"):
+        make(shards, recipes.dinov2(100, 28, 2), format="dinov2")
+    with make(shards, recipes.dinov2(112, 48, 2), format="dinov2") as loader:
+        assert next(iter(loader))["collated_masks"].shape == (16, 49)  # patches of 16 px
     with make(shards, format="lightly-train") as loader:
         batch = next(iter(loader))
         assert [m.shape[1:] for m in batch["masks"]] == [v.shape[2:] for v in batch["views"]]
@@ -228,8 +227,22 @@ def test_kernel_masks_find_the_disc(tmp_path):
     assert ((area > 0.08) & (area < 0.45)).all()
 
 
-def test_masks_none_leaves_all_alone(shards):
+def test_masks_none_leaves_all_alone(shards, caplog):
     with make(shards, masks=None) as loader:
         batch = next(iter(loader))
+    assert "none will change" in caplog.text
     assert not batch["mask_valid"].any()
     assert (batch["params"][0]["background"] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "message"),
+    [
+        (recipes.moco_v2(32).with_negatives("patch"), {"format": "moco"}, "'dict' for a recipe with extra negatives"),
+        (recipes.moco_v2(32), {"batch_size": 8.0}, "batch_size must be a whole number, got 8.0"),
+        (recipes.moco_v2(32), {"seed": "a"}, "seed must be a whole number, got 'a'"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused_when_the_loader_is_made(shards, recipe, options, message):
+    with pytest.raises(ValueError, match=message):
+        make(shards, recipe, **options)

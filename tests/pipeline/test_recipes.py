@@ -92,6 +92,8 @@ def test_with_size_scales_all_crops():
     small = replace(recipe.views[0], crop=recipes.Crop(96))
     resized = replace(recipe, views=(*recipe.views, small)).with_size(112)
     assert [v.crop.size for v in resized.views] == [112, 112, 48]
+    assert recipes.eval().with_size(96) == recipes.eval(96)
+    assert recipes.eval(32, resize=32).with_size(300).views[0].crop.resize == 300
 
 
 @pytest.mark.parametrize(
@@ -112,6 +114,23 @@ def test_with_size_scales_all_crops():
         (lambda: recipes.View(solarize_threshold=300), "solarize_threshold must be in 0..256"),
         (lambda: recipes.Recipe("none", ()), "views must hold at least one View"),
         (lambda: replace(recipes.moco_v2(), std=(0.0, 1.0, 1.0)), "std must be positive"),
+        (lambda: replace(recipes.moco_v2(), mean=(0.5, 0.5)), "three numbers each"),
+        (lambda: recipes.moco_v2(22.5), "Crop: size must be a whole number, got 22.5"),
+        (lambda: recipes.moco_v2().with_size(0), "size must be at least 1 px, got 0"),
+        (lambda: recipes.dino(local_views=-1), "local_views must be a whole number of at least 0, got -1"),
+        (lambda: recipes.swav(local_views=1.5), "local_views must be a whole number of at least 0, got 1.5"),
+        (lambda: recipes.Background(past=2.5), "past must be a whole number"),
+        (lambda: recipes.Background(color=(0.5, 0.5, 0.5)), "color must be three values in 0..255, whole numbers"),
+        (lambda: recipes.Background(color=128), "color must be three values in 0..255, whole numbers, got 128"),
+        (lambda: recipes.moco_v2(16).with_patch_shuffle(32), "as many cells as the view has pixels, 16, got 32"),
+        (lambda: recipes.moco_v2().with_patch_shuffle(3.5), "grid must be a whole number"),
+        (lambda: recipes.moco_v2().with_negatives("patch", count=1.0), "count must be a whole number"),
+        (lambda: recipes.moco_v2().with_negatives("patch", side=(2.5, 9)), "side must be whole numbers"),
+        (lambda: recipes.moco_v2(1).with_negatives("patch"), "at least 2 px wide for patch negatives"),
+        (lambda: recipes.moco_v2().with_token_masks(patch=16.0), "patch must be a whole number, got 16.0"),
+        (lambda: recipes.moco_v2().with_style_transfer(block=2.5), "block must be a whole number"),
+        (lambda: recipes.moco_v2().with_background("swap", views=()), "at least one view's number"),
+        (lambda: recipes.moco_v2().with_style_transfer(block=8, views=0), "at least one view's number, got 0"),
         (lambda: recipes.moco_v2().with_background("swap", views=(2,)), r"views must be in 0..1, got 2"),
         (lambda: recipes.moco_v2().with_stage(lambda v, r: v, after="never"), "after must be"),
     ],
