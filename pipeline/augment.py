@@ -307,11 +307,15 @@ class Augmenter:
         missing = np.flatnonzero(rows["texture"] != 1)
         if len(missing):
             where = array_module(textures).asarray(missing)
-            textures[where] = randomize_phase(queries[where], seeds=rows["seed"][missing] + _SEED_STEP)
+            textures[where] = _texture(queries[where], rows[missing], _SEED_STEP)
         return textures
 
     def _diminished(self, queries: Any, rows: np.ndarray) -> list[Any]:
-        """Make the recipe's negatives of the coloured query; solarize and normalisation act on pixels and commute with it."""
+        """Make the recipe's negatives of the coloured query.
+
+        Moving patches commutes with solarize and normalisation, which come later and act on pixels; a texture has the spectrum of the
+        solarized query, and is not solarized again (see `_normalize_negatives`).
+        """
         negatives = self._recipe.negatives
         assert negatives is not None
         if negatives.kind == "patch":
@@ -320,7 +324,7 @@ class Augmenter:
             tiles = tile_patches(queries, seeds=rows["seed"], side_range=side, count=negatives.count)
             return [tiles[:, k] for k in range(negatives.count)]
         steps = np.arange(1, negatives.count + 1, dtype=np.uint64) * _SEED_STEP
-        return [randomize_phase(queries, seeds=rows["seed"] + step) for step in steps]
+        return [_texture(queries, rows, step) for step in steps]
 
     def _normalize_negatives(self, negatives: list[Any], rows: np.ndarray, out: Any) -> None:
         """Normalise (n, 3, S, S) negatives of each kind into (n, kinds, ...)."""
@@ -328,7 +332,11 @@ class Augmenter:
         stacked = (
             array_module(negatives[0]).stack(negatives, axis=1).reshape(len(rows) * count, *negatives[0].shape[1:])
         )
-        self._normalize(stacked, np.repeat(rows, count), out.reshape(len(rows) * count, *out.shape[2:]))
+        rows, kind = np.repeat(rows, count).reshape(-1, count), self._recipe.negatives
+        if kind is not None and kind.kind != "patch":
+            made = rows[:, count - kind.count :]
+            made["solarize"][(made["texture"] != 1)] = 0
+        self._normalize(stacked, rows.reshape(-1), out.reshape(rows.size, *out.shape[2:]))
 
     def _settle(self, views: Any, rows: np.ndarray) -> Any:
         """Solarize, in place, and run the stages after it."""
@@ -350,6 +358,13 @@ class Augmenter:
         )  # fmt: skip
         if any(stage.after == "normalize" for stage in recipe.stages):
             out[...] = self._run_stages("normalize", out, rows)
+
+
+def _texture(queries: Any, rows: np.ndarray, step: np.uint64) -> Any:
+    """Make textures by random phase of coloured, not yet solarized queries."""
+    if rows["solarize"].any():
+        queries = solarize(queries, _thresholds(rows))
+    return randomize_phase(queries, seeds=rows["seed"] + step)
 
 
 def _thresholds(rows: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import torch
 from loader_tools import RECIPE, make
 from pipeline_shards import write_shards
 
+from figureground.kernels.fourier import randomize_phase
 from figureground.pipeline import recipes
 from figureground.pipeline.plan import BACKGROUND_MODES, PLAN_DTYPE
 
@@ -57,6 +58,21 @@ def test_patch_negatives_hold_only_pixels_of_their_query(shards):
     for query, (negative,) in zip(batch["views"][0], batch["negatives"], strict=True):
         colours = {tuple(c) for c in query.flatten(1).T.tolist()}
         assert {tuple(c) for c in negative.flatten(1).T.tolist()} <= colours
+
+
+def test_textures_have_the_spectrum_of_the_solarized_query(shards):
+    plain = recipes.moco_v2(32)
+    solarized = replace(plain.views[0], solarize_p=0.5)
+    recipe = replace(plain, views=(solarized, plain.views[1]), mean=(0.0,) * 3, std=(1.0,) * 3)
+    with make(shards, recipe.with_negatives("texture")) as loader:
+        batch = next(iter(loader))
+    query, negative = (
+        (255 * part).round().numpy().astype(np.uint8) for part in (batch["views"][0], batch["negatives"])
+    )
+    rows = batch["params"][0]
+    assert 0 < rows["solarize"].sum() < 8
+    want = randomize_phase(query, seeds=rows["seed"] + np.uint64(0x9E3779B97F4A7C15))
+    np.testing.assert_array_equal(negative[:, 0], want)
 
 
 def test_shuffled_patches_are_a_permutation(shards):
