@@ -313,8 +313,8 @@ class Augmenter:
     def _diminished(self, queries: Any, rows: np.ndarray) -> list[Any]:
         """Make the recipe's negatives of the coloured query.
 
-        Moving patches commutes with solarize and normalisation, which come later and act on pixels; a texture has the spectrum of the
-        solarized query, and is not solarized again (see `_normalize_negatives`).
+        Moving patches commutes with solarize and normalisation, which come later and act on pixels; a texture has the
+        spectrum of the solarized query, and is not solarized again (see `_normalize_negatives`).
         """
         negatives = self._recipe.negatives
         assert negatives is not None

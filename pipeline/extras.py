@@ -30,7 +30,7 @@ from figureground.shards.urls import shown
 
 from .companions import Companions
 from .config import whole_numbers
-from .formats import dinov2_patch
+from .formats import WITH_NEGATIVES, dinov2_patch
 from .recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -293,14 +293,14 @@ def check_loading(recipe: Recipe, *, format: str, masks: object, batch_size: int
 
     Notes
     -----
-    Backgrounds, and patch shuffles by region, change nothing without masks: that is legal, and a warning.
+    Backgrounds, and patch shuffles by region, change nothing without masks, and formats without negatives make none: that is
+    legal, and a warning.
     """
     whole_numbers("Loader", batch_size=batch_size, seed=seed)
     if format == "dinov2":
         dinov2_patch([view.crop.size for view in recipe.views])
     made = {
-        "extra negatives": recipe.negatives, "token masks": recipe.token_masks, "block corruption": recipe.corruption,
-        "group mixing": recipe.mixing,
+        "token masks": recipe.token_masks, "block corruption": recipe.corruption, "group mixing": recipe.mixing,
     }  # fmt: skip
     named = [name for name, technique in made.items() if technique is not None]
     if named and format != "dict":
@@ -311,6 +311,11 @@ def check_loading(recipe: Recipe, *, format: str, masks: object, batch_size: int
         )
     shuffles = [view.patch_shuffle for view in recipe.views if view.patch_shuffle is not None]
     led = any(view.background is not None for view in recipe.views) or any(s.region != "all" for s in shuffles)
+    if recipe.negatives is not None and format not in WITH_NEGATIVES:
+        log.warning(
+            "format=%r hands out no negatives, so the recipe's %s negatives are not made; pass format='dict' for them",
+            format, recipe.negatives.kind,
+        )  # fmt: skip
     if masks is None and led:
         log.warning(
             "masks=None: this recipe changes grounds or patches by masks, so none will change; pass masks='auto' for masks of "

@@ -60,6 +60,13 @@ def test_patch_negatives_hold_only_pixels_of_their_query(shards):
         assert {tuple(c) for c in negative.flatten(1).T.tolist()} <= colours
 
 
+def test_a_format_without_negatives_says_so(shards, caplog):
+    with make(shards, recipes.moco_v2(32).with_negatives("patch"), format="moco") as loader:
+        (q, k), _ = next(iter(loader))
+    assert q.shape == k.shape
+    assert "format='moco' hands out no negatives" in caplog.text
+
+
 def test_textures_have_the_spectrum_of_the_solarized_query(shards):
     plain = recipes.moco_v2(32)
     solarized = replace(plain.views[0], solarize_p=0.5)
@@ -254,7 +261,6 @@ def test_masks_none_leaves_all_alone(shards, caplog):
 @pytest.mark.parametrize(
     ("recipe", "options", "message"),
     [
-        (recipes.moco_v2(32).with_negatives("patch"), {"format": "moco"}, "'dict' for a recipe with extra negatives"),
         (recipes.moco_v2(32), {"batch_size": 8.0}, "batch_size must be a whole number, got 8.0"),
         (recipes.moco_v2(32), {"seed": "a"}, "seed must be a whole number, got 'a'"),
     ],
