@@ -203,10 +203,10 @@ class Augmenter:
                     if mask is not None:
                         shared = self._shared_ground(mask, slots.mask_valid[slots.of_view(0)[part]])
                         hard = composite_views(hard, geometry, shared)
-                    others.append(self._color(hard, rows[part]))
+                    others.append(self._color(0, hard, rows[part]))
                 if query and textures is not None:
-                    others.append(self._color(render_views(images, textures[part], shape)[0], rows[part]))
-                view = self._color(geometry, rows[part])
+                    others.append(self._color(0, render_views(images, textures[part], shape)[0], rows[part]))
+                view = self._color(v, geometry, rows[part])
                 if extras is None or not extras.keep(v, part, view, turned, others):
                     finish(v, part, view, turned, others)
 
@@ -273,13 +273,15 @@ class Augmenter:
                 views = made
         return views
 
-    def _color(self, views: Any, rows: np.ndarray) -> Any:
+    def _color(self, view: int, views: Any, rows: np.ndarray) -> Any:
         """Run jitter, grayscale, blur and turns, in place; solarize is left to the normalisation."""
         views = self._run_stages("composite", views, rows)
         if rows["jitter"].any() or rows["grayscale"].any():
             jitter_color(views, **color_arguments(rows), out=views)
-        if rows["blur"].any():
-            gaussian_blur(views, np.where(rows["blur"] == 1, rows["blur_sigma"], 0).astype(np.float32), out=views)
+        blur = self._recipe.views[view].blur
+        if blur is not None and rows["blur"].any():
+            sigma_px = np.where(rows["blur"] == 1, rows["blur_sigma"], 0).astype(np.float32)
+            gaussian_blur(views, sigma_px, taps=blur.taps, out=views)
         if rows["rotation"].any() or rows["channel_order"].any():
             turn_views(views, rotation=rows["rotation"], channel_order=rows["channel_order"], out=views)
         return views

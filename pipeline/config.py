@@ -121,10 +121,16 @@ class Blur:
     """Range of the standard deviation [px of the view]."""
     p: float = 0.5
     """Probability."""
+    taps: int | None = None
+    """Weights along each axis, odd: torchvision's `kernel_size`, where it is so small that it cuts the bell; None: all of it."""
 
     def __post_init__(self) -> None:
         _probability("Blur", p=self.p)
         _range("Blur", "sigma", self.sigma, 0.0, 8.0)
+        if self.taps is not None:
+            whole_numbers("Blur", taps=self.taps)
+            if self.taps < 1 or self.taps % 2 == 0:
+                raise ValueError(f"Blur: taps must be an odd number of at least 1, or None, got {self.taps}")
 
 
 @dataclass(frozen=True)

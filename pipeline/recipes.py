@@ -2,8 +2,8 @@
 
 Crops are resized by the filter that their PyTorch code asks of Pillow: bicubic for DINO, DINOv2, MAE, Barlow Twins and VICReg, else
 torchvision's default, bilinear. (SimCLR's and BYOL's own code is TensorFlow and resizes by its bicubic filter without antialiasing,
-which is not offered here; their presets do as the PyTorch ports.) One difference is common to all: the blur is a true Gaussian
-(PIL's, which MoCo-v2, SwAV and DINO use, approximates one by box blurs).
+which is not offered here; their presets do as the PyTorch ports.) One difference is common to all but DINOv2: the blur is a true
+Gaussian (PIL's, which the code of MoCo, SwAV, DINO, Barlow Twins and VICReg uses, approximates one by box blurs).
 """
 
 from __future__ import annotations
@@ -140,10 +140,19 @@ def dino(size: int = 224, local_size: int = 96, local_views: int = 8) -> Recipe:
 
 
 def dinov2(size: int = 224, local_size: int = 98, local_views: int = 8) -> Recipe:
-    """DINOv2 (Oquab et al. 2023; data/augmentations.py): DINO's colours, crops of 0.32 to 1 and of 0.05 to 0.32."""
+    """DINOv2 (Oquab et al. 2023; data/augmentations.py): DINO's colours, crops of 0.32 to 1 and of 0.05 to 0.32, blur of 9 taps.
+
+    Local crops of 98 px are those of its networks with patches of 14 px; its default configuration has 96 px and 16 px. Its blur
+    class hands 1 - p to RandomApply, which takes the probability of blurring: as published, the first global crop is
+    never blurred and the second with 0.9. Here they are blurred as its call says, and as in DINO: always, and with 0.1.
+    """
     recipe = dino(size, local_size, local_views)
     views = [
-        replace(v, crop=replace(v.crop, scale=(0.32, 1.0) if i < 2 else (0.05, 0.32)))
+        replace(
+            v,
+            crop=replace(v.crop, scale=(0.32, 1.0) if i < 2 else (0.05, 0.32)),
+            blur=v.blur and replace(v.blur, taps=9),
+        )
         for i, v in enumerate(recipe.views)
     ]
     return replace(recipe, name="dinov2", views=tuple(views))

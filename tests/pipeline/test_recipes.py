@@ -38,6 +38,7 @@ def test_multi_crop_recipes_have_their_papers_constants():
     assert [v.crop.scale for v in dino.views] == [(0.4, 1.0)] * 2 + [(0.05, 0.4)] * 8
     assert [v.blur.p for v in dino.views[:3]] == [1.0, 0.1, 0.5]
     assert [v.solarize_p for v in dino.views[:3]] == [0.0, 0.2, 0.0]
+    assert [(v.blur.p, v.blur.taps) for v in dinov2.views[:3]] == [(1.0, 9), (0.1, 9), (0.5, 9)]
     assert [v.crop.size for v in dinov2.views] == [224] * 2 + [98] * 8
     assert [v.crop.scale for v in dinov2.views[1:3]] == [(0.32, 1.0), (0.05, 0.32)]
     assert [v.background is not None for v in dino.with_background("swap").views] == [True] * 2 + [False] * 8
@@ -107,6 +108,7 @@ def test_with_size_scales_all_crops():
         (lambda: recipes.Jitter(hue=0.6), "hue must be"),
         (lambda: recipes.Jitter(brightness=-1), "brightness must not be negative"),
         (lambda: recipes.Blur((0.1, 20.0)), "sigma must be"),
+        (lambda: recipes.Blur(taps=8), "taps must be an odd number of at least 1, or None, got 8"),
         (lambda: recipes.Background("blend"), "mode must be 'remove', 'random' or 'swap', got 'blend'"),
         (lambda: recipes.Background(fill="pink"), "fill must be"),
         (lambda: recipes.Background(color=(0, 0, 256)), "color must be three values"),
