@@ -187,7 +187,7 @@ class Augmenter:
 
         def work(part: slice) -> None:
             for v, rows in enumerate(plans[: len(sizes)]):
-                shape, filter_, query = (sizes[v], sizes[v]), recipe.views[v].crop.interpolation, v == 0
+                shape, how, query = (sizes[v], sizes[v]), recipe.views[v].crop.interpolation, v == 0
                 looked_at = self._masks or (query and self._swaps) or self._by_region[v]
                 needs = looked_at or bool(tables[v]["mode"][part].any())
                 table = tables[v][part] if masks is not None and needs else without_masks(tables[v][part])
@@ -199,13 +199,13 @@ class Augmenter:
                     view_masks[v][part] = 0 if turned is None else turned
                 others = []
                 if query and fill is not None:
-                    hard, _ = render_views(images, fill[part], shape, interpolation=filter_)
+                    hard, _ = render_views(images, fill[part], shape, interpolation=how)
                     if mask is not None:
                         shared = self._shared_ground(mask, slots.mask_valid[slots.of_view(0)[part]])
                         hard = composite_views(hard, geometry, shared)
                     others.append(self._color(0, hard, rows[part]))
                 if query and textures is not None:
-                    texture, _ = render_views(images, textures[part], shape, interpolation=filter_)
+                    texture, _ = render_views(images, textures[part], shape, interpolation=how)
                     others.append(self._color(0, texture, rows[part]))
                 view = self._color(v, geometry, rows[part])
                 if extras is None or not extras.keep(v, part, view, turned, others):

@@ -44,6 +44,18 @@ def test_multi_crop_recipes_have_their_papers_constants():
     assert [v.background is not None for v in dino.with_background("swap").views] == [True] * 2 + [False] * 8
 
 
+@pytest.mark.parametrize(("preset", "usual"), [(recipes.swav, 96), (recipes.dino, 96), (recipes.dinov2, 98)])
+def test_local_crops_are_never_the_larger_ones(preset, usual):
+    for size in (16, 32, 96, 224, 448):
+        recipe = preset(size)
+        sizes = [view.crop.size for view in recipe.views]
+        assert sizes[:2] == [size] * 2
+        assert set(sizes[2:]) == {min(usual, round(usual * size / 224))}
+        applied = [view.background is not None for view in recipe.with_background("swap").views]
+        assert applied == [True] * 2 + [False] * (len(sizes) - 2)
+    assert preset(64, 64).views[2].crop.size == 64
+
+
 def test_crops_are_resized_by_the_filter_of_the_papers_code():
     bicubic = {"dino", "dinov2", "mae", "barlow_twins", "vicreg"}
     for name, preset in recipes.PRESETS.items():
@@ -120,6 +132,7 @@ def test_with_size_scales_all_crops():
         (lambda: recipes.moco_v2(22.5), "Crop: size must be a whole number, got 22.5"),
         (lambda: recipes.moco_v2().with_size(0), "size must be at least 1 px, got 0"),
         (lambda: recipes.dino(local_views=-1), "local_views must be a whole number of at least 0, got -1"),
+        (lambda: recipes.dino(64, local_size=96), "local_size must be at most size = 64 px, got 96"),
         (lambda: recipes.swav(local_views=1.5), "local_views must be a whole number of at least 0, got 1.5"),
         (lambda: recipes.Background(past=2.5), "past must be a whole number"),
         (lambda: recipes.Background(color=(0.5, 0.5, 0.5)), "color must be three values in 0..255, whole numbers"),
