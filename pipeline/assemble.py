@@ -181,8 +181,8 @@ class Assembler:
         self, epoch: int, donors: np.ndarray, samples: np.ndarray, sources: np.ndarray | None
     ) -> list[np.ndarray]:
         """Return the sample ids of the donors (P, V + 1) of each view, and of the swap negative, where one is wanted."""
-        shown = samples[:, None] if sources is None else sources.T
-        return [self.resolve(epoch, of[of >= 0], shown[of >= 0]) for of in donors.T]
+        own = _own(samples, sources)
+        return [self.resolve(epoch, of[of >= 0], own[of >= 0]) for of in donors.T]
 
     def _sources(self, epoch: int, samples: np.ndarray, partners: Partners) -> np.ndarray:
         """Return the sample ids (V, P) whose images the views show; of a known bad partner the sample's own."""
@@ -242,8 +242,7 @@ class Assembler:
                 self._source.targets_of(candidates.reshape(-1)).reshape(found.shape),
             )
             unwanted |= (classes == own[:, None]) | (classes < 0) | (own[:, None] < 0)
-        shown = ids[:, None] if sources is None else sources.T
-        order = unwanted + 2 * (candidates[:, :, None] == shown[:, None, :]).any(axis=2)
+        order = unwanted + 2 * (candidates[:, :, None] == _own(ids, sources)[:, None, :]).any(axis=2)
         return np.take_along_axis(found, np.argsort(order, axis=1, kind="stable"), axis=1)
 
     def collect(self) -> Assembled:
@@ -358,3 +357,8 @@ class Assembler:
         )
         rows["texture_crop"][there] = drawn["crop"]
         return replace(slots, texture=np.where(there, asked, -1).astype(np.int32))
+
+
+def _own(samples: np.ndarray, sources: np.ndarray | None) -> np.ndarray:
+    """Return each sample and the images that its views show (P, K): what its donors must not be."""
+    return samples[:, None] if sources is None else np.concatenate([samples[:, None], sources.T], axis=1)

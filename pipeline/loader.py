@@ -303,6 +303,8 @@ class Loader:
             raise ValueError(
                 f"Loader.replay: samples must be 1 to batch_size = {self.batch_size} ids, got {len(samples)}"
             )
+        if epoch < 0:
+            raise ValueError(f"Loader.replay: epoch must not be negative, got {epoch}")
         self._stop_running()
         assembler, device = self._engine.assembler, self._engine.device
         assembler.submit_positions(epoch, self._order.positions(epoch, np.asarray(samples, np.int64)))
