@@ -1,7 +1,7 @@
 """From decoded images, masks and plans to views: the recipe of the papers, one kernel after the other.
 
     geometry of image, mask and donor, composite (one kernel) -> colour jitter and grayscale -> blur -> turns -> patches
-    -> solarize and normalise (one kernel)
+    -> solarize -> negatives of the query -> normalise (one kernel with solarize, where nothing comes between)
 
 What needs several samples' views at once (styles, mixing, corruption) is a second pass over the batch: `extras`.
 
@@ -30,6 +30,7 @@ from figureground.kernels.resample import DONOR, KEEP, full_rows, render_views
 from figureground.kernels.tiles import tile_patches
 from figureground.kernels.turns import turn_views
 
+from .config import Negatives
 from .extras import Extras
 from .methods import resolve_method
 from .recipe import Recipe, StagePoint
@@ -170,20 +171,17 @@ class Augmenter:
             extras.begin(empty, masks=masks is not None, others=int(self._swaps) + int(textures is not None))
 
         def finish(v: int, part: slice, view: Any, mask: Any, others: list[Any]) -> None:
-            rows = plans[v][part]
-            if v == 0 and textures is not None:
-                others = [*others[:-1], self._fill_in(others[-1], view, rows)]
-            elif v == 0 and self._patches:
-                others = [*others, *self._diminished(view, rows)]
+            rows, copied = plans[v][part], extras is not None and extras.copied(v)
             view = self._shuffle_patches(v, view, rows, mask)
-            if extras is not None and extras.copied(v):
+            if copied or (v == 0 and self._patches):
                 view = self._settle(view, rows)
-                extras.keep_final(v, part, view)
                 self._write(view, rows, views[v][part])
             else:
                 self._normalize(view, rows, views[v][part])
+            if copied and extras is not None:
+                extras.keep_final(v, part, view)
             if v == 0 and negatives is not None:
-                self._normalize_negatives(others, rows, negatives[part])
+                self._write_negatives([self._settle(other, rows) for other in others], view, rows, negatives[part])
 
         def work(part: slice) -> None:
             for v, rows in enumerate(plans[: len(sizes)]):
@@ -305,45 +303,35 @@ class Augmenter:
         )  # fmt: skip
         return shuffled
 
-    def _fill_in(self, textures: Any, queries: Any, rows: np.ndarray) -> Any:
-        """Put textures by random phase in the places of those that there is no file of."""
-        missing = np.flatnonzero(rows["texture"] != 1)
-        if len(missing):
-            where = array_module(textures).asarray(missing)
-            textures[where] = _texture(queries[where], rows[missing], _SEED_STEP)
-        return textures
+    def _write_negatives(self, pictures: list[Any], queries: Any, rows: np.ndarray, out: Any) -> None:
+        """Normalise the negatives of queries into (n, kinds, ...): pictures of their own, and what is made of finished queries."""
+        negatives = self._recipe.negatives if self._patches else None
+        if negatives is not None and negatives.kind == "texture-file" and rows["texture"].any():
+            missing = np.flatnonzero(rows["texture"] != 1)  # a texture by random phase stands in
+            if len(missing):
+                where = array_module(queries).asarray(missing)
+                (pictures[-1][where],) = self._diminished(negatives, queries[where], rows[missing])
+        elif negatives is not None:
+            pictures = [*pictures, *self._diminished(negatives, queries, rows)]
+        stacked, count = array_module(queries).stack(pictures, axis=1), len(pictures)
+        stacked = stacked.reshape(len(rows) * count, *queries.shape[1:])
+        self._write(stacked, np.repeat(rows, count), out.reshape(len(rows) * count, *out.shape[2:]))
 
-    def _diminished(self, queries: Any, rows: np.ndarray) -> list[Any]:
-        """Make the recipe's negatives of the coloured query.
-
-        Moving patches commutes with solarize and normalisation, which come later and act on pixels; a texture has the
-        spectrum of the solarized query, and is not solarized again (see `_normalize_negatives`).
-        """
-        negatives = self._recipe.negatives
-        assert negatives is not None
+    def _diminished(self, negatives: Negatives, queries: Any, rows: np.ndarray) -> list[Any]:
+        """Make negatives of the query as it is handed out, but for the normalisation, which acts on pixels and commutes."""
         if negatives.kind == "patch":
             largest = min(queries.shape[2:]) - 1
             side = (min(negatives.side[0], largest), min(negatives.side[1], largest))
             tiles = tile_patches(queries, seeds=rows["seed"], side_range=side, count=negatives.count)
             return [tiles[:, k] for k in range(negatives.count)]
         steps = np.arange(1, negatives.count + 1, dtype=np.uint64) * _SEED_STEP
-        return [_texture(queries, rows, step) for step in steps]
-
-    def _normalize_negatives(self, negatives: list[Any], rows: np.ndarray, out: Any) -> None:
-        """Normalise (n, 3, S, S) negatives of each kind into (n, kinds, ...)."""
-        count = len(negatives)
-        stacked = (
-            array_module(negatives[0]).stack(negatives, axis=1).reshape(len(rows) * count, *negatives[0].shape[1:])
-        )
-        rows, kind = np.repeat(rows, count).reshape(-1, count), self._recipe.negatives
-        if kind is not None and kind.kind != "patch":
-            made = rows[:, count - kind.count :]
-            made["solarize"][(made["texture"] != 1)] = 0
-        self._normalize(stacked, rows.reshape(-1), out.reshape(rows.size, *out.shape[2:]))
+        return [randomize_phase(queries, seeds=rows["seed"] + step) for step in steps]
 
     def _settle(self, views: Any, rows: np.ndarray) -> Any:
         """Solarize, in place, and run the stages after it."""
-        return self._run_stages("color", solarize(views, _thresholds(rows), out=views), rows)
+        if rows["solarize"].any():
+            solarize(views, _thresholds(rows), out=views)
+        return self._run_stages("color", views, rows)
 
     def _normalize(self, views: Any, rows: np.ndarray, out: Any) -> None:
         if any(stage.after == "color" for stage in self._recipe.stages):
@@ -361,13 +349,6 @@ class Augmenter:
         )  # fmt: skip
         if any(stage.after == "normalize" for stage in recipe.stages):
             out[...] = self._run_stages("normalize", out, rows)
-
-
-def _texture(queries: Any, rows: np.ndarray, step: np.uint64) -> Any:
-    """Make textures by random phase of coloured, not yet solarized queries."""
-    if rows["solarize"].any():
-        queries = solarize(queries, _thresholds(rows))
-    return randomize_phase(queries, seeds=rows["seed"] + step)
 
 
 def _thresholds(rows: np.ndarray) -> np.ndarray:

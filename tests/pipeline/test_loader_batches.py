@@ -60,6 +60,28 @@ def test_patch_negatives_hold_only_pixels_of_their_query(shards):
         assert {tuple(c) for c in negative.flatten(1).T.tolist()} <= colours
 
 
+def _hole(views, rows):
+    views[:, :, :, 10:14] = 7
+    return views
+
+
+def test_patch_negatives_are_made_of_the_query_as_it_is_handed_out(shards):
+    """After a shuffle, solarize and a stage of the user's own: each cell of a negative is a patch of that very view."""
+    plain = recipes.moco_v2(32)
+    recipe = replace(plain, views=(replace(plain.views[0], solarize_p=1.0), plain.views[1]))
+    recipe = recipe.with_patch_shuffle(4, p=1.0).with_stage(_hole, after="color").with_background("swap", p=1.0)
+    with make(shards, recipe.with_negatives("patch", side=(6, 6))) as loader:
+        batch = next(iter(loader))
+    assert batch["negatives"].shape == (8, 2, 3, 32, 32)
+    hole = batch["views"][0][:, :, :, 10:14]
+    assert (hole == hole[:1, :, :1, :1]).all()
+    torch.testing.assert_close(batch["negatives"][:, 0, :, :, 10:14], hole)  # the swap negative goes through the stage
+    for query, negative in zip(batch["views"][0], batch["negatives"][:, 1], strict=True):
+        patches = query.unfold(1, 6, 1).unfold(2, 6, 1).permute(1, 2, 0, 3, 4).reshape(-1, 3 * 36)
+        cells = negative[:, :30, :30].unfold(1, 6, 6).unfold(2, 6, 6).permute(1, 2, 0, 3, 4).reshape(-1, 3 * 36)
+        assert torch.cdist(cells, patches, compute_mode="donot_use_mm_for_euclid_dist").amin(1).max() == 0
+
+
 def test_a_format_without_negatives_says_so(shards, caplog):
     with make(shards, recipes.moco_v2(32).with_negatives("patch"), format="moco") as loader:
         (q, k), _ = next(iter(loader))
