@@ -53,13 +53,17 @@ def as_lightly_train(batch: Batch) -> Batch:
 
 
 def as_vissl(batch: Batch) -> Batch:
-    """VISSL's multi-crop dictionary: each entry is a list of one, `data[0]` the list of crops."""
+    """VISSL's multi-crop dictionary: each entry is a list of one, `data[0]` the list of K crops.
+
+    As its collator makes them, label, validity and number of a sample are there once for each crop: (K * B,), crop by crop.
+    """
     views = batch["views"]
+    index = batch["index"].repeat(len(views))
     return {
         "data": [views],
-        "label": [batch["target"]],
-        "data_valid": [batch["mask_valid"].new_ones(len(batch["key"]))],
-        "data_idx": [batch["index"]],
+        "label": [batch["target"].repeat(len(views))],
+        "data_valid": [batch["mask_valid"].new_ones(len(index))],
+        "data_idx": [index],
     }
 
 

@@ -178,7 +178,7 @@ def test_multi_crop_formats_unpack_as_public_code_does(shards):
     with make(shards, recipes.swav(32, 16, 2), format="vissl") as loader:
         batch = next(iter(loader))
         assert len(batch["data"][0]) == 4
-        assert batch["label"][0].shape == batch["data_idx"][0].shape == batch["data_valid"][0].shape == (8,)
+        assert batch["label"][0].shape == batch["data_idx"][0].shape == batch["data_valid"][0].shape == (32,)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
