@@ -126,7 +126,7 @@ def as_dinov2(batch: Batch) -> Batch:
     masks = torch.empty((len(seeds), side, side), dtype=torch.bool, device=views[0].device)
     on_tensors(patch_masks)(None, seeds=seeds, grid=(side, side), count=counts, policy="block", out=masks)
     masks = masks.flatten(1)
-    indices = torch.nonzero_static(masks.flatten(), size=int(counts.sum())).flatten()  # the size is known: nobody waits
+    indices = masks.flatten().nonzero().flatten()
     weights = torch.from_numpy((1 / np.maximum(counts, 1)).astype(np.float32)).to(masks.device, non_blocking=True)
     small = [view for i, view in enumerate(views) if i not in large]
     return {
