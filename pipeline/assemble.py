@@ -227,7 +227,8 @@ class Assembler:
     def _preferred_first(
         self, epoch: int, ids: np.ndarray, sources: np.ndarray | None, found: np.ndarray
     ) -> np.ndarray:
-        """Move candidates (P, K) behind the others if a view shows their image, or by class if the recipe says so.
+        """Move candidates (P, K) behind the others if a view shows their image, if they are partners of the sample (of its clip,
+        say), or by class if the recipe says so.
 
         With `other_class` those of the sample's own class, or of none, are unwanted.
         """
@@ -236,6 +237,8 @@ class Assembler:
         # By the candidates themselves, not by what stands in for bad ones: which are known to be bad depends on the batch.
         candidates = self._donors.sample_ids(epoch, found.reshape(-1)).reshape(found.shape)
         unwanted = np.zeros(found.shape, bool)
+        if self._partners is not None:
+            unwanted |= self._partners.related(ids, candidates)
         if self._other_class:
             own, classes = (
                 self._source.targets_of(ids),
