@@ -153,15 +153,26 @@ def _groups(shards: str, count: int, rows: int, device: str, grounds: Path) -> l
 
 def _technique_groups(shards: str, samples: list[int], count: int, device: str) -> list[Group]:
     base, one = recipes.moco_v2(), recipes.mae()
-    found = []
-    for title, recipe, first, names in (
+    with Store(shards) as store:
+        classes = store.targets
+    techniques: list[tuple[str, recipes.Recipe, int, tuple[str, ...]]] = [
         ("quilted texture", base.with_negatives("texture-file"), 2, ("negative",)),
         ("SiT / GMML", one.with_block_corruption(), 0, ("clean", "corrupted")),
         ("MixedAE", one.with_group_mixing(group=4), 1, ("mixed",)),
         ("MAE", one.with_token_masks(), 1, ("random",)),
         ("led by the figure", one.with_token_masks(by="figure"), 1, ("figure hidden",)),
+        ("", one.with_token_masks(by="proportional", ratio=0.5), 1, ("by shares",)),
+        ("", one.with_token_masks(by="block", ratio=0.5), 1, ("blocks",)),
+        ("patch shuffle", one.with_patch_shuffle(14, p=1.0, region="figure"), 0, ("of the figure",)),
+        ("", one.with_patch_shuffle(14, p=1.0, region="ground"), 0, ("of the ground",)),
+        ("label augmentation", base.with_label_augmentation(), 0, ("query", "key")),
+        ("crops by the object's box", base.with_object_crops(), 0, ("query", "key")),
         ("BSS, one style a view", base.with_style_transfer(block=max(2, count)), 0, ("query", "key")),
-    ):
+    ]
+    if np.bincount(classes[classes >= 0], minlength=1).max() > 1:
+        techniques.append(("pairs of a class", base.with_pairs("class"), 0, ("query", "key")))
+    found = []
+    for title, recipe, first, names in techniques:
         cells = views_group(title, shards, recipe, samples, device=device).cells
         found.append(Group(title, names, [row[first : first + len(names)] for row in cells]))
     return found

@@ -36,7 +36,7 @@ from figureground.pipeline.plan import draw_plan
 from figureground.pipeline.recipe import Recipe
 from figureground.pipeline.tables import Slots
 
-RECIPES = ("moco_v2", "simclr", "byol", "barlow_twins", "dino", "swav", "mae", "eval")
+RECIPES = ("moco_v2", "simclr", "byol", "barlow_twins", "dino", "dinov2", "swav", "mae", "eval")
 _NOISE = 1e-3  # grey levels that float32 normalisation alone may cost
 
 # Largest and mean difference allowed [grey levels], and the reason, by row.

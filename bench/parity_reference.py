@@ -79,11 +79,11 @@ class PillowReference:
         level = image.convert("L")
         return Image.merge("RGB", (level, level, level))
 
-    def blur(self, image: Image.Image, sigma: float) -> Image.Image:
-        """GaussianBlur: 23 taps, borders reflected without the edge itself, rounded once."""
+    def blur(self, image: Image.Image, sigma: float, taps: int = BLUR_TAPS) -> Image.Image:
+        """GaussianBlur: borders reflected without the edge itself, rounded once."""
         if self.box_blur:
             return image.filter(ImageFilter.GaussianBlur(sigma))
-        x = np.arange(BLUR_TAPS) - BLUR_TAPS // 2
+        x = np.arange(taps) - taps // 2
         bell = np.exp(-((x / sigma) ** 2) / 2)
         pixels = np.asarray(image, np.float64)
         for axis in (0, 1):
@@ -142,9 +142,9 @@ class TorchvisionReference(PillowReference):
         """RandomGrayscale."""
         return self._functions.to_grayscale(image, 3)
 
-    def blur(self, image: Image.Image, sigma: float) -> Any:
+    def blur(self, image: Image.Image, sigma: float, taps: int = BLUR_TAPS) -> Any:
         """GaussianBlur."""
-        return self._functions.gaussian_blur(image, BLUR_TAPS, sigma)
+        return self._functions.gaussian_blur(image, taps, sigma)
 
     def solarize(self, image: Image.Image, threshold: int) -> Any:
         """RandomSolarize."""
@@ -185,7 +185,7 @@ def make_view(reference: PillowReference, image: Image.Image, row: np.void, view
     if row["grayscale"]:
         made = reference.gray(made)
     if row["blur"]:
-        made = reference.blur(made, float(row["blur_sigma"]))
+        made = reference.blur(made, float(row["blur_sigma"]), (view.blur and view.blur.taps) or BLUR_TAPS)
     if row["solarize"]:
         made = reference.solarize(made, int(row["solarize_threshold"]))
     return np.asarray(made)

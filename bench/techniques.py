@@ -22,9 +22,11 @@ from figureground.bench.harness import Timing, measure, print_table, write_json
 from figureground.bench.photos import write_photos
 from figureground.kernels.arrays import Ragged
 from figureground.pipeline import recipes
+from figureground.pipeline.anchors import anchor_crops, boxes_of
 from figureground.pipeline.augment import Augmenter, estimate_masks
 from figureground.pipeline.companions import find_companions
 from figureground.pipeline.extras import Extras, hide_tokens
+from figureground.pipeline.figure_crops import settle_crops
 from figureground.pipeline.order import Order
 from figureground.pipeline.plan import draw_plan
 from figureground.pipeline.recipe import Recipe
@@ -59,6 +61,9 @@ def techniques(size: int = 224) -> dict[str, Recipe]:
         "patch shuffle, ground": base.with_patch_shuffle(7, p=1.0, region="ground"),
         "negatives, patch": base.with_negatives("patch"),
         "negatives, texture": base.with_negatives("texture"),
+        "negatives, texture from a file": base.with_negatives("texture-file"),
+        "figure crops, half of the figure": base.with_figure_crops(min_share=0.5),
+        "object crops": base.with_object_crops(),
         "label augmentation": base.with_label_augmentation(),
         "token masks": base.with_token_masks(patch=max(size // 14, 1)),
         "block corruption": base.with_block_corruption(),
@@ -90,6 +95,8 @@ def make_case(
     slots = Slots(
         np.arange(count, dtype=np.int32), np.tile(donors.astype(np.int32), (len(recipe.views) + 1, 1)),
         np.ones(count, bool), masks.reshape(count, -1).mean(1) / 255,
+        box=boxes_of(masks) * images.sizes[:, [1, 0, 1, 0]] if recipe.anchors else None,
+        texture=np.arange(count, dtype=np.int32) if recipe.uses_textures else None,  # each image is its own texture
     )  # fmt: skip
     plans = [
         draw_plan(
@@ -98,6 +105,8 @@ def make_case(
         )
         for view in range(len(recipe.views) + recipe.swaps)
     ]  # fmt: skip
+    if recipe.uses_textures:
+        plans[0]["texture"], plans[0]["texture_crop"] = 1, plans[0]["crop"]
     companions = find_companions(recipe, Order(count, shuffle=False), 0, np.arange(count))
     if companions is not None:
         companions.note(plans, np.arange(count))
@@ -115,6 +124,8 @@ def make_case(
     def case() -> int:
         free[:] = buffers
         extras = None if companions is None else Extras(recipe, companions)
+        settle_crops(recipe, plans, planes, slots, augmenter.map_chunks)
+        anchor_crops(recipe, plans, slots, seed=0)
         augmenter.augment(images, planes, plans, slots, empty, extras)
         if recipe.token_masks is not None:
             hide_tokens(recipe, plans, None, count, empty)

@@ -25,7 +25,7 @@ _TILE_HEIGHT, _TILE_WIDTH = 32, 64  # as in blur.cu
 _U = np.uint32
 
 
-def gaussian_blur(views: Any, sigma_px: Any, *, out: Any = None) -> Any:
+def gaussian_blur(views: Any, sigma_px: Any, *, taps: int | None = None, out: Any = None) -> Any:
     """Blur each view with a Gaussian of its own width.
 
     Parameters
@@ -33,6 +33,8 @@ def gaussian_blur(views: Any, sigma_px: Any, *, out: Any = None) -> Any:
     views : (N, 3, H, W) uint8
     sigma_px : (N,) float32, host
         Standard deviations [px], 0 to 8; 0 leaves the view alone.
+    taps : int, optional
+        Weights along each axis, odd: torchvision's `kernel_size`. A smaller number than the bell's cuts it off.
     out : (N, 3, H, W) uint8, optional
         May be `views` itself (on a GPU that costs a copy of the batch).
 
@@ -51,7 +53,8 @@ def gaussian_blur(views: Any, sigma_px: Any, *, out: Any = None) -> Any:
     -----
     Weights exp(-x^2 / (2 sigma^2)) for |x| <= radius = int(4 sigma + 0.5), SciPy's default, normalized to the sum 65536
     after rounding. torchvision has the same weights, but its user picks the radius; its usual 23 taps for views of 224 px
-    and sigma up to 2 hold all that this radius holds. At most one gray level from the exact result.
+    and sigma up to 2 hold all that this radius holds. `taps` = 9 (DINOv2) ends at 4 px: sigma 2 then blurs as 1.85 does. At most
+    one gray level from the exact result.
 
     Examples
     --------
@@ -68,7 +71,9 @@ def gaussian_blur(views: Any, sigma_px: Any, *, out: Any = None) -> Any:
     for name, array in (("views", views), ("out", out)):
         if array is not None and not array.flags.c_contiguous:
             raise ValueError(f"gaussian_blur: {name} must be C-contiguous, got strides {array.strides}; pass a copy")
-    radii, weights = _weights(len(views), sigma_px)
+    if taps is not None and (taps < 1 or taps % 2 == 0):
+        raise ValueError(f"gaussian_blur: taps must be an odd number of at least 1, got {taps}")
+    radii, weights = _weights(len(views), sigma_px, taps)
     if out is None:
         out = array_module(views).empty_like(views)
     if views.size == 0:
@@ -78,7 +83,7 @@ def gaussian_blur(views: Any, sigma_px: Any, *, out: Any = None) -> Any:
     return _cpu(views, radii, weights, out)
 
 
-def _weights(count: int, sigma_px: Any) -> tuple[np.ndarray, np.ndarray]:
+def _weights(count: int, sigma_px: Any, taps: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return radii (N,) int32 and weights (N, largest radius + 1) uint32: the middle one first, then one side."""
     sigma = np.asarray(sigma_px)
     if sigma.shape != (count,) or sigma.dtype != np.float32:
@@ -92,6 +97,8 @@ def _weights(count: int, sigma_px: Any) -> tuple[np.ndarray, np.ndarray]:
         )
     wide = sigma.astype(np.float64)[:, None]
     radii = (4 * wide[:, 0] + 0.5).astype(np.int32)
+    if taps is not None:
+        radii = np.minimum(radii, np.int32(taps // 2))
     x = np.arange(radii.max(initial=0) + 1)
     bell = np.where(x <= radii[:, None], np.exp(-((x / np.maximum(wide, 1e-3)) ** 2) / 2), 0)
     weights = np.rint(bell / (2 * bell.sum(1, keepdims=True) - bell[:, :1]) * 65536).astype(np.uint32)

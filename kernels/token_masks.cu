@@ -27,7 +27,7 @@ static __device__ int hide_blocks(unsigned long long key, int wanted, const doub
 // One block of threads a view: all add up the mask, the first chooses, all write. Policies as in token_masks.py.
 extern "C" __global__ void __launch_bounds__(128)
 token_masks_choose(const unsigned char* masks, const unsigned long long* keys, const int* counts, const double* aspects,
-                   int height, int width, int gh, int gw, int policy, unsigned char* out) {
+                   int height, int width, int gh, int gw, int policy, double ratio, unsigned char* out) {
     extern __shared__ __align__(16) unsigned char memory[];
     int patches = gh * gw, cell_h = height / gh, cell_w = width / gw;
     unsigned int* sums = (unsigned int*)memory;
@@ -52,7 +52,10 @@ token_masks_choose(const unsigned char* masks, const unsigned long long* keys, c
         int wanted = left, grounds = found - figures;
         if (policy == 1) wanted = min(left, figures);
         if (policy == 2) wanted = left - min(left, grounds);
-        if (policy == 3) wanted = (2 * left * figures + patches) / (2 * patches);
+        if (policy == 3) {
+            wanted = ratio < 0 ? (2 * left * figures + patches) / (2 * patches) : (int)(ratio * figures + 0.5);
+            wanted = min(max(wanted, left - grounds), min(left, figures));
+        }
         draws_choose_first(items, figures, wanted, key, policy == 4 ? 65536u : 0u);
         draws_choose_first(items + figures, grounds, left - wanted, key, 65536u);
         for (int i = 0; i < wanted; i++) hidden[items[i]] = 1;

@@ -75,7 +75,8 @@ def patch_masks(
     Notes
     -----
     With k to hide, and f of the P patches figure: "figure" hides min(k, f) of the figure and the rest in the ground,
-    "ground" the reverse, "proportional" floor(k f / P + 1/2) of the figure and the rest in the ground.
+    "ground" the reverse, "proportional" floor(ratio f + 1/2) of the figure, as in the source, and the rest in the ground;
+    with `count` floor(k f / P + 1/2).
     "block": until k are hidden, a rectangle of 4 .. min(k left, P / 2) patches (uniform) with an aspect of 0.3 .. 1 / 0.3
     (log-uniform in 1024 steps), smaller than the grid both ways, is placed at random; it counts if it hides at least one
     patch more and at most those left. Once ten in a row do not count, patches at random complete the number (DINOv2's
@@ -107,7 +108,8 @@ def patch_masks(
     if out is None:
         out = (np if masks is None else array_module(masks)).empty(shape, np.bool_)
     if len(keys):
-        (_cuda if gpu else _cpu)(masks if led else None, keys, counts, POLICIES.index(policy), out)
+        share = -1.0 if ratio is None else float(ratio)
+        (_cuda if gpu else _cpu)(masks if led else None, keys, counts, POLICIES.index(policy), share, out)
     return out
 
 
@@ -137,14 +139,16 @@ def _check_masks(masks: Any, policy: str, size: int, rows: int, columns: int) ->
     check_plane("patch_masks", "masks", masks, (size, *shape[1:]))
 
 
-def _cpu(masks: np.ndarray | None, keys: np.ndarray, counts: np.ndarray, policy: int, out: np.ndarray) -> None:
+def _cpu(
+    masks: np.ndarray | None, keys: np.ndarray, counts: np.ndarray, policy: int, ratio: float, out: np.ndarray
+) -> None:
     if masks is None:
         masks = np.empty((0, 1, 1), np.uint8)
-    _choose(masks, keys, counts, policy, _ASPECTS, out)
+    _choose(masks, keys, counts, policy, ratio, _ASPECTS, out)
 
 
 @numba.njit(nogil=True, cache=True)
-def _choose(masks, keys, counts, policy, aspects, out):  # type: ignore[no-untyped-def]
+def _choose(masks, keys, counts, policy, ratio, aspects, out):  # type: ignore[no-untyped-def]
     _, gh, gw = out.shape
     patches = gh * gw
     cell_h, cell_w = masks.shape[1] // gh, masks.shape[2] // gw
@@ -177,7 +181,8 @@ def _choose(masks, keys, counts, policy, aspects, out):  # type: ignore[no-untyp
         elif policy == 2:
             wanted = left - min(left, grounds)
         elif policy == 3:
-            wanted = (2 * left * figures + patches) // (2 * patches)
+            wanted = (2 * left * figures + patches) // (2 * patches) if ratio < 0 else int(ratio * figures + 0.5)
+            wanted = min(max(wanted, left - grounds), min(left, figures))
         choose_first(items, 0, figures, wanted, key, _GROUND_DRAW if policy == 4 else 0)
         choose_first(items, figures, grounds, left - wanted, key, _GROUND_DRAW)
         for i in range(wanted):
@@ -214,7 +219,7 @@ def _hide_blocks(key, wanted, aspects, hidden):  # type: ignore[no-untyped-def]
     return done
 
 
-def _cuda(masks: Any, keys: np.ndarray, counts: np.ndarray, policy: int, out: Any) -> None:
+def _cuda(masks: Any, keys: np.ndarray, counts: np.ndarray, policy: int, ratio: float, out: Any) -> None:
     xp = array_module(out)
     _, rows, columns = out.shape
     height, width = (rows, columns) if masks is None else masks.shape[1:]
@@ -222,5 +227,5 @@ def _cuda(masks: Any, keys: np.ndarray, counts: np.ndarray, policy: int, out: An
         masks = xp.empty(1, np.uint8)
     tables = xp.asarray(keys), xp.asarray(counts), xp.asarray(_ASPECTS)
     sizes = np.int32(height), np.int32(width), np.int32(rows), np.int32(columns), np.int32(policy)
-    args = (masks, *tables, *sizes, out)
+    args = (masks, *tables, *sizes, np.float64(ratio), out)
     launch("token_masks", "token_masks_choose", (len(keys),), (128,), args, shared=7 * rows * columns)

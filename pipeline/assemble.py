@@ -31,6 +31,8 @@ from .tables import Slots
 from .windows import Ahead, WindowOrder
 
 _MAX_ATTEMPTS = 10_000
+_MOST_UNFIT = 100
+"""Stand-ins that are refused because the donor would be the sample itself; after so many there seems to be no other."""
 
 
 class MaskSource(Protocol):
@@ -118,15 +120,18 @@ class Assembler:
         """Batches submitted and not yet collected."""
         return len(self._pending)
 
-    def resolve(self, epoch: int, positions: np.ndarray) -> np.ndarray:
-        """Return the sample ids (P,) int64 at positions, each known bad one replaced; see `Donors` about backgrounds."""
+    def resolve(self, epoch: int, positions: np.ndarray, other_than: np.ndarray | None = None) -> np.ndarray:
+        """Return the sample ids (P,) int64 at positions, each known bad one replaced; see `Donors` about backgrounds.
+
+        No stand-in is one of `other_than` (P, K): a donor's must not be what it lends to, while there are others.
+        """
         ids = self._donors.sample_ids(epoch, positions)
         bad = self._quarantine
         if not (bad.bad or bad.bad_backgrounds):
             return ids
         for i, position in enumerate(positions):
             attempt = 0
-            while int(ids[i]) in bad:
+            while int(ids[i]) in bad or (attempt and self._unfit(int(ids[i]), other_than, i, attempt)):
                 if attempt == _MAX_ATTEMPTS:
                     raise ErrorBudgetExceeded(
                         f"Loader: no decodable sample found in {attempt} draws; are all samples bad?"
@@ -134,6 +139,10 @@ class Assembler:
                 ids[i] = self._donors.replacement(epoch, int(position), attempt)
                 attempt += 1
         return ids
+
+    @staticmethod
+    def _unfit(stand_in: int, other_than: np.ndarray | None, row: int, attempt: int) -> bool:
+        return other_than is not None and attempt < _MOST_UNFIT and stand_in in other_than[row]
 
     def submit(self, epoch: int, batch: int, start: int) -> None:
         """Read the encoded bytes of batch number `batch` after position `start` and hand them to the decoder."""
@@ -161,12 +170,19 @@ class Assembler:
         samples = self.resolve(epoch, positions)
         sources = None if self._partners is None else self._sources(epoch, samples, self._partners)
         donors, masked = self._draw_donors(epoch, positions, samples, sources)
-        wanted = [samples, self.resolve(epoch, np.unique(donors[donors >= 0]))]
+        wanted = [samples, *self._donor_ids(epoch, donors, samples, sources)]
         if sources is not None:
             wanted.append(np.unique(sources))
         ids = list(dict.fromkeys(np.concatenate(wanted).tolist()))
         masked = set(ids) if self._recipe.inpaints else masked
         return _Request(epoch, asked, positions, samples, sources, donors, ids, masked, companions, [])
+
+    def _donor_ids(
+        self, epoch: int, donors: np.ndarray, samples: np.ndarray, sources: np.ndarray | None
+    ) -> list[np.ndarray]:
+        """Return the sample ids of the donors (P, V + 1) of each view, and of the swap negative, where one is wanted."""
+        own = _own(samples, sources)
+        return [self.resolve(epoch, of[of >= 0], own[of >= 0]) for of in donors.T]
 
     def _sources(self, epoch: int, samples: np.ndarray, partners: Partners) -> np.ndarray:
         """Return the sample ids (V, P) whose images the views show; of a known bad partner the sample's own."""
@@ -211,20 +227,25 @@ class Assembler:
     def _preferred_first(
         self, epoch: int, ids: np.ndarray, sources: np.ndarray | None, found: np.ndarray
     ) -> np.ndarray:
-        """Move candidates (P, K) behind the others if a view shows their image, or by class if the recipe says so.
+        """Move candidates (P, K) behind the others if a view shows their image, if they are partners of the sample (of its clip,
+        say), or by class if the recipe says so.
 
         With `other_class` those of the sample's own class, or of none, are unwanted.
         """
-        if sources is None and not self._other_class:
+        if sources is None and not self._other_class and not self._quarantine.bad:
             return found
-        candidates = self.resolve(epoch, found.reshape(-1))
+        # By the candidates themselves, not by what stands in for bad ones: which are known to be bad depends on the batch.
+        candidates = self._donors.sample_ids(epoch, found.reshape(-1)).reshape(found.shape)
         unwanted = np.zeros(found.shape, bool)
+        if self._partners is not None:
+            unwanted |= self._partners.related(ids, candidates)
         if self._other_class:
-            own, classes = self._source.targets_of(ids), self._source.targets_of(candidates).reshape(found.shape)
+            own, classes = (
+                self._source.targets_of(ids),
+                self._source.targets_of(candidates.reshape(-1)).reshape(found.shape),
+            )
             unwanted |= (classes == own[:, None]) | (classes < 0) | (own[:, None] < 0)
-        order = 1 * unwanted
-        if sources is not None:
-            order += 2 * (candidates.reshape(found.shape)[:, :, None] == sources.T[:, None, :]).any(axis=2)
+        order = unwanted + 2 * (candidates[:, :, None] == _own(ids, sources)[:, None, :]).any(axis=2)
         return np.take_along_axis(found, np.argsort(order, axis=1, kind="stable"), axis=1)
 
     def collect(self) -> Assembled:
@@ -304,12 +325,12 @@ class Assembler:
         )  # fmt: skip
         if recipe.anchors:
             slots = replace(slots, box=self._boxes(decoded, rows))
-        plans = []
+        donor_ids, plans = self._donor_ids(epoch, request.donors, samples, sources), []
         for view in range(len(recipe.views) + int(self._negatives)):
             wanted = request.donors[:, view] >= 0
             donors, donor_sizes = np.full(len(samples), -1, np.int64), np.full((len(samples), 2), -1, np.int32)
             if wanted.any():
-                donors[wanted] = self.resolve(epoch, request.donors[wanted, view])
+                donors[wanted] = donor_ids[view]
                 slots.donor[view, wanted] = [rows[i] for i in donors[wanted].tolist()]
                 donor_sizes[wanted] = sizes[slots.donor[view, wanted]]
             shown = view if view < len(recipe.views) else 0
@@ -339,3 +360,8 @@ class Assembler:
         )
         rows["texture_crop"][there] = drawn["crop"]
         return replace(slots, texture=np.where(there, asked, -1).astype(np.int32))
+
+
+def _own(samples: np.ndarray, sources: np.ndarray | None) -> np.ndarray:
+    """Return each sample and the images that its views show (P, K): what its donors must not be."""
+    return samples[:, None] if sources is None else np.concatenate([samples[:, None], sources.T], axis=1)

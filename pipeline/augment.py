@@ -1,7 +1,7 @@
 """From decoded images, masks and plans to views: the recipe of the papers, one kernel after the other.
 
     geometry of image, mask and donor, composite (one kernel) -> colour jitter and grayscale -> blur -> turns -> patches
-    -> solarize and normalise (one kernel)
+    -> solarize -> negatives of the query -> normalise (one kernel with solarize, where nothing comes between)
 
 What needs several samples' views at once (styles, mixing, corruption) is a second pass over the batch: `extras`.
 
@@ -30,6 +30,7 @@ from figureground.kernels.resample import DONOR, KEEP, full_rows, render_views
 from figureground.kernels.tiles import tile_patches
 from figureground.kernels.turns import turn_views
 
+from .config import Negatives
 from .extras import Extras
 from .methods import resolve_method
 from .recipe import Recipe, StagePoint
@@ -170,24 +171,21 @@ class Augmenter:
             extras.begin(empty, masks=masks is not None, others=int(self._swaps) + int(textures is not None))
 
         def finish(v: int, part: slice, view: Any, mask: Any, others: list[Any]) -> None:
-            rows = plans[v][part]
-            if v == 0 and textures is not None:
-                others = [*others[:-1], self._fill_in(others[-1], view, rows)]
-            elif v == 0 and self._patches:
-                others = [*others, *self._diminished(view, rows)]
+            rows, copied = plans[v][part], extras is not None and extras.copied(v)
             view = self._shuffle_patches(v, view, rows, mask)
-            if extras is not None and extras.copied(v):
+            if copied or (v == 0 and self._patches):
                 view = self._settle(view, rows)
-                extras.keep_final(v, part, view)
                 self._write(view, rows, views[v][part])
             else:
                 self._normalize(view, rows, views[v][part])
+            if copied and extras is not None:
+                extras.keep_final(v, part, view)
             if v == 0 and negatives is not None:
-                self._normalize_negatives(others, rows, negatives[part])
+                self._write_negatives([self._settle(other, rows) for other in others], view, rows, negatives[part])
 
         def work(part: slice) -> None:
             for v, rows in enumerate(plans[: len(sizes)]):
-                shape, query = (sizes[v], sizes[v]), v == 0
+                shape, how, query = (sizes[v], sizes[v]), recipe.views[v].crop.interpolation, v == 0
                 looked_at = self._masks or (query and self._swaps) or self._by_region[v]
                 needs = looked_at or bool(tables[v]["mode"][part].any())
                 table = tables[v][part] if masks is not None and needs else without_masks(tables[v][part])
@@ -199,14 +197,15 @@ class Augmenter:
                     view_masks[v][part] = 0 if turned is None else turned
                 others = []
                 if query and fill is not None:
-                    hard, _ = render_views(images, fill[part], shape, interpolation=recipe.views[0].crop.interpolation)
+                    hard, _ = render_views(images, fill[part], shape, interpolation=how)
                     if mask is not None:
                         shared = self._shared_ground(mask, slots.mask_valid[slots.of_view(0)[part]])
                         hard = composite_views(hard, geometry, shared)
-                    others.append(self._color(hard, rows[part]))
+                    others.append(self._color(0, hard, rows[part]))
                 if query and textures is not None:
-                    others.append(self._color(render_views(images, textures[part], shape)[0], rows[part]))
-                view = self._color(geometry, rows[part])
+                    texture, _ = render_views(images, textures[part], shape, interpolation=how)
+                    others.append(self._color(0, texture, rows[part]))
+                view = self._color(v, geometry, rows[part])
                 if extras is None or not extras.keep(v, part, view, turned, others):
                     finish(v, part, view, turned, others)
 
@@ -273,15 +272,17 @@ class Augmenter:
                 views = made
         return views
 
-    def _color(self, views: Any, rows: np.ndarray) -> Any:
+    def _color(self, view: int, views: Any, rows: np.ndarray) -> Any:
         """Run jitter, grayscale, blur and turns, in place but for a GPU's blur; solarize is left to the normalisation."""
         views = self._run_stages("composite", views, rows)
         if rows["jitter"].any() or rows["grayscale"].any():
             jitter_color(views, **color_arguments(rows), out=views)
-        if rows["blur"].any():
+        blur = self._recipe.views[view].blur
+        if blur is not None and rows["blur"].any():
             sigma_px = np.where(rows["blur"] == 1, rows["blur_sigma"], 0).astype(np.float32)
             # In place a GPU would copy all views first, since a tile reads its neighbours' pixels.
-            views = gaussian_blur(views, sigma_px, out=views if isinstance(views, np.ndarray) else None)
+            out = views if isinstance(views, np.ndarray) else None
+            views = gaussian_blur(views, sigma_px, taps=blur.taps, out=out)
         if rows["rotation"].any() or rows["channel_order"].any():
             turn_views(views, rotation=rows["rotation"], channel_order=rows["channel_order"], out=views)
         return views
@@ -304,18 +305,22 @@ class Augmenter:
         )  # fmt: skip
         return shuffled
 
-    def _fill_in(self, textures: Any, queries: Any, rows: np.ndarray) -> Any:
-        """Put textures by random phase in the places of those that there is no file of."""
-        missing = np.flatnonzero(rows["texture"] != 1)
-        if len(missing):
-            where = array_module(textures).asarray(missing)
-            textures[where] = randomize_phase(queries[where], seeds=rows["seed"][missing] + _SEED_STEP)
-        return textures
+    def _write_negatives(self, pictures: list[Any], queries: Any, rows: np.ndarray, out: Any) -> None:
+        """Normalise the negatives of queries into (n, kinds, ...): pictures of their own, and what is made of finished queries."""
+        negatives = self._recipe.negatives if self._patches else None
+        if negatives is not None and negatives.kind == "texture-file" and rows["texture"].any():
+            missing = np.flatnonzero(rows["texture"] != 1)  # a texture by random phase stands in
+            if len(missing):
+                where = array_module(queries).asarray(missing)
+                (pictures[-1][where],) = self._diminished(negatives, queries[where], rows[missing])
+        elif negatives is not None:
+            pictures = [*pictures, *self._diminished(negatives, queries, rows)]
+        stacked, count = array_module(queries).stack(pictures, axis=1), len(pictures)
+        stacked = stacked.reshape(len(rows) * count, *queries.shape[1:])
+        self._write(stacked, np.repeat(rows, count), out.reshape(len(rows) * count, *out.shape[2:]))
 
-    def _diminished(self, queries: Any, rows: np.ndarray) -> list[Any]:
-        """Make the recipe's negatives of the coloured query; solarize and normalisation act on pixels and commute with it."""
-        negatives = self._recipe.negatives
-        assert negatives is not None
+    def _diminished(self, negatives: Negatives, queries: Any, rows: np.ndarray) -> list[Any]:
+        """Make negatives of the query as it is handed out, but for the normalisation, which acts on pixels and commutes."""
         if negatives.kind == "patch":
             largest = min(queries.shape[2:]) - 1
             side = (min(negatives.side[0], largest), min(negatives.side[1], largest))
@@ -324,17 +329,11 @@ class Augmenter:
         steps = np.arange(1, negatives.count + 1, dtype=np.uint64) * _SEED_STEP
         return [randomize_phase(queries, seeds=rows["seed"] + step) for step in steps]
 
-    def _normalize_negatives(self, negatives: list[Any], rows: np.ndarray, out: Any) -> None:
-        """Normalise (n, 3, S, S) negatives of each kind into (n, kinds, ...)."""
-        count = len(negatives)
-        stacked = (
-            array_module(negatives[0]).stack(negatives, axis=1).reshape(len(rows) * count, *negatives[0].shape[1:])
-        )
-        self._normalize(stacked, np.repeat(rows, count), out.reshape(len(rows) * count, *out.shape[2:]))
-
     def _settle(self, views: Any, rows: np.ndarray) -> Any:
         """Solarize, in place, and run the stages after it."""
-        return self._run_stages("color", solarize(views, _thresholds(rows), out=views), rows)
+        if rows["solarize"].any():
+            solarize(views, _thresholds(rows), out=views)
+        return self._run_stages("color", views, rows)
 
     def _normalize(self, views: Any, rows: np.ndarray, out: Any) -> None:
         if any(stage.after == "color" for stage in self._recipe.stages):

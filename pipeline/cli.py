@@ -10,6 +10,9 @@ Results go to stdout, progress and warnings to stderr. Exit codes: 0 done, 1 pro
 from __future__ import annotations
 
 import argparse
+import difflib
+import os
+import runpy
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +26,11 @@ from .recipes import PRESETS
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
     """Give a parser the arguments that choose a recipe."""
-    parser.add_argument("--recipe", choices=sorted(PRESETS), default="moco_v2", help="preset (default: moco_v2)")
+    parser.add_argument(
+        "--recipe", default="moco_v2", metavar="NAME",
+        help=f"{', '.join(sorted(PRESETS))}; or FILE.py:NAME, a Recipe of your own or a function that returns one "
+        "(default: moco_v2)",
+    )  # fmt: skip
     parser.add_argument(
         "--background", choices=("remove", "random", "swap"), help="background augmentation (default: none)"
     )
@@ -37,9 +44,35 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, help="side of the largest view [px] (default: the recipe's)")
 
 
+def named_recipe(name: str) -> Recipe:
+    """Return a preset, or the recipe that a file of the user's own defines; the file is run.
+
+    Raises
+    ------
+    ValueError
+        If there is no such preset or file, or the file has no recipe of that name.
+    """
+    if name in PRESETS:
+        return PRESETS[name]()
+    path, colon, attribute = name.rpartition(":")
+    if not colon or not os.path.isfile(path):
+        near = difflib.get_close_matches(name, PRESETS, 1)
+        raise ValueError(
+            f"--recipe must be one of {', '.join(sorted(PRESETS))}, or FILE.py:NAME, got {name!r}"
+            + (f"; did you mean {near[0]}?" if near else "")
+        )
+    made = runpy.run_path(path, run_name="figureground_recipe").get(attribute)
+    made = made() if callable(made) else made
+    if not isinstance(made, Recipe):
+        raise ValueError(
+            f"--recipe: {attribute} of {path} must be a Recipe, or a function that returns one, got {type(made).__name__}"
+        )
+    return made
+
+
 def chosen_recipe(args: argparse.Namespace) -> Recipe:
     """Return the recipe that the arguments of `add_recipe` describe."""
-    recipe = PRESETS[args.recipe]()
+    recipe = named_recipe(args.recipe)
     if args.size:
         recipe = recipe.with_size(args.size)
     if args.background:

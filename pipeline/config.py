@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Literal
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -26,6 +28,13 @@ def _probability(owner: str, **values: float) -> None:
     for name, value in values.items():
         if not 0.0 <= value <= 1.0:
             raise ValueError(f"{owner}: {name} must be in [0, 1], got {value}")
+
+
+def whole_numbers(owner: str, **values: object) -> None:
+    """Raise ValueError if a value is no integer."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise ValueError(f"{owner}: {name} must be a whole number, got {value!r}")
 
 
 def _range(owner: str, name: str, low_high: tuple[float, float], lowest: float, highest: float) -> None:
@@ -56,6 +65,7 @@ class Crop:
     """Pillow's filter of that name, antialiased, for the image and its background donor; masks are always bilinear."""
 
     def __post_init__(self) -> None:
+        whole_numbers("Crop", size=self.size, resize=self.resize, tries=self.tries)
         if self.size < 1:
             raise ValueError(f"Crop: size must be at least 1 px, got {self.size}")
         if self.resize and self.resize < self.size:
@@ -111,10 +121,16 @@ class Blur:
     """Range of the standard deviation [px of the view]."""
     p: float = 0.5
     """Probability."""
+    taps: int | None = None
+    """Weights along each axis, odd: torchvision's `kernel_size`, where it is so small that it cuts the bell; None: all of it."""
 
     def __post_init__(self) -> None:
         _probability("Blur", p=self.p)
         _range("Blur", "sigma", self.sigma, 0.0, 8.0)
+        if self.taps is not None:
+            whole_numbers("Blur", taps=self.taps)
+            if self.taps < 1 or self.taps % 2 == 0:
+                raise ValueError(f"Blur: taps must be an odd number of at least 1, or None, got {self.taps}")
 
 
 @dataclass(frozen=True)
@@ -144,7 +160,8 @@ class Background:
     al. 2021). The last two need the donor's mask, without which, or without any strip, the whole image is taken."""
     other_class: bool = False
     """Take donors of another class where labels are known and one of the candidates (the sample's block of the order; of "past" and
-    "store" seven that are drawn) is of one (as Whac-A-Mole's BG Aug does with ImageNet's labels); else any donor."""
+    "store" seven that are drawn) is of one (as Whac-A-Mole's BG Aug does with ImageNet's labels); else any donor. Donors of samples
+    with partners (`Recipe.with_pairs`) are of another clip, class or group in any case, where a candidate is."""
     donors: Donors = "block"
     """Where other images come from: the sample's "block" of eight in the epoch's order, which costs no further decoding; the `past`
     positions before it; or anywhere in the "store". The last two decode one more image a view that is drawn; see `donors`."""
@@ -161,10 +178,12 @@ class Background:
             raise ValueError(f"Background: source must be 'whole', 'inpainted' or 'strip', got {self.source!r}")
         if self.donors not in ("block", "past", "store"):
             raise ValueError(f"Background: donors must be 'block', 'past' or 'store', got {self.donors!r}")
+        whole_numbers("Background", past=self.past)
         if self.past < 1:
             raise ValueError(f"Background: past must be at least 1 position, got {self.past}")
-        if len(self.color) != 3 or not all(0 <= c <= 255 for c in self.color):
-            raise ValueError(f"Background: color must be three values in 0..255, got {self.color}")
+        levels = self.color if isinstance(self.color, Sequence) else ()
+        if len(levels) != 3 or not all(isinstance(c, Integral) and 0 <= c <= 255 for c in levels):
+            raise ValueError(f"Background: color must be three values in 0..255, whole numbers, got {self.color}")
         if self.min_area >= self.max_area:
             raise ValueError(f"Background: min_area must be below max_area, got {self.min_area} and {self.max_area}")
 
@@ -184,6 +203,7 @@ class PatchShuffle:
 
     def __post_init__(self) -> None:
         _probability("PatchShuffle", p=self.p, fraction=self.fraction)
+        whole_numbers("PatchShuffle", grid=self.grid)
         if not 2 <= self.grid <= 64:
             raise ValueError(f"PatchShuffle: grid must be 2..64 cells, got {self.grid}")
         if self.region not in ("all", "figure", "ground"):
@@ -209,14 +229,17 @@ class Negatives:
     def __post_init__(self) -> None:
         if self.kind not in ("patch", "texture", "texture-file"):
             raise ValueError(f"Negatives: kind must be 'patch', 'texture' or 'texture-file', got {self.kind!r}")
+        whole_numbers("Negatives", count=self.count)
         if self.count < 1:
             raise ValueError(f"Negatives: count must be at least 1, got {self.count}")
         if self.kind == "texture-file" and self.count != 1:
             raise ValueError(
                 f"Negatives: count must be 1 for kind 'texture-file', one texture a sample, got {self.count}"
             )
-        if not 1 <= self.side[0] <= self.side[1]:
-            raise ValueError(f"Negatives: side must be (low, high) with 1 <= low <= high [px], got {self.side}")
+        if not 1 <= self.side[0] <= self.side[1] or not all(isinstance(end, Integral) for end in self.side):
+            raise ValueError(
+                f"Negatives: side must be whole numbers (low, high) with 1 <= low <= high [px], got {self.side}"
+            )
 
 
 @dataclass(frozen=True)
@@ -287,5 +310,10 @@ class View:
 
     def __post_init__(self) -> None:
         _probability("View", flip_p=self.flip_p, grayscale_p=self.grayscale_p, solarize_p=self.solarize_p)
-        if not 0 <= self.solarize_threshold <= 256:
+        if not isinstance(self.solarize_threshold, Integral) or not 0 <= self.solarize_threshold <= 256:
             raise ValueError(f"View: solarize_threshold must be in 0..256, got {self.solarize_threshold}")
+        if self.patch_shuffle is not None and self.patch_shuffle.grid > self.crop.size:
+            raise ValueError(
+                f"View: patch_shuffle's grid must have at most as many cells as the view has pixels, {self.crop.size}, got "
+                f"{self.patch_shuffle.grid}"
+            )

@@ -66,6 +66,14 @@ def _draw_distinct(positions, low, size, own, key, out):  # type: ignore[no-unty
             out[i, k] = low[i] + rank + (1 if inside and low[i] + rank >= own[i] else 0)
 
 
+def _distinct_first(candidates: np.ndarray) -> np.ndarray:
+    """Move what a row (P, K) holds already behind its others: where few candidates are drawn again, as in a store of 5 samples."""
+    seen = np.zeros(candidates.shape, bool)
+    for k in range(1, candidates.shape[1]):
+        seen[:, k] = (candidates[:, :k] == candidates[:, k : k + 1]).any(axis=1)
+    return np.take_along_axis(candidates, np.argsort(seen, axis=1, kind="stable"), axis=1) if seen.any() else candidates
+
+
 class Donors:
     """The donors of samples by position; and an order that knows the user's own backgrounds.
 
@@ -117,7 +125,7 @@ class Donors:
         """
         views = len(self._rules)
         count = max(views + 1, DONOR_BLOCK - 1)
-        block = arrange(self._order.donors(epoch, positions, count))
+        block = _distinct_first(arrange(self._order.donors(epoch, positions, count)))
         if not any(self._rules):
             return block[:, : views + 1].copy()
         donors = np.concatenate([block[:, :views], np.full((len(positions), 1), -1)], axis=1)
@@ -126,7 +134,8 @@ class Donors:
             if rule < 0:
                 donors[:, columns] = self._of_set(epoch, positions, count)[:, columns]
             else:
-                donors[:, columns] = arrange(self._within(epoch, positions, count, rule))[:, columns]
+                within = _distinct_first(arrange(self._within(epoch, positions, count, rule)))
+                donors[:, columns] = within[:, columns]
         # The negative's image is the next of the block that is no ground of a view: both in one picture would be one image.
         block = np.roll(block, -views, axis=1)
         fresh = ~(block[:, :, None] == donors[:, None, :views]).any(axis=2)

@@ -162,7 +162,7 @@ class Loader:
             raise ValueError(f"Loader: prefetch must be at least 1, got {prefetch}")
         if threads is not None and threads < 1:
             raise ValueError(f"Loader: threads must be at least 1, got {threads}")
-        check_loading(recipe, format=format, masks=masks, batch_size=batch_size)
+        check_loading(recipe, format=format, masks=masks, batch_size=batch_size, seed=seed)
         rank, world_size = find_rank(rank, world_size)
         threads = threads or len(os.sched_getaffinity(0))
         self._recipe, self._format, self._prefetch = recipe, format, prefetch
@@ -305,6 +305,8 @@ class Loader:
             raise ValueError(
                 f"Loader.replay: samples must be 1 to batch_size = {self.batch_size} ids, got {len(samples)}"
             )
+        if epoch < 0:
+            raise ValueError(f"Loader.replay: epoch must not be negative, got {epoch}")
         self._stop_running()
         assembler, device = self._engine.assembler, self._engine.device
         with device.producing():  # a replay may decode while it submits

@@ -111,8 +111,9 @@ class Order:
     def _mapped(self, epoch: int, values: np.ndarray, inverse: bool) -> np.ndarray:
         values = np.ascontiguousarray(values, np.int64)
         if values.size and (values.min() < 0 or values.max() >= self.samples):
+            what = "sample ids" if inverse else "positions"
             raise ValueError(
-                f"Order: positions must be in [0, {self.samples}), got {int(values.min())} .. {int(values.max())}"
+                f"Order: {what} must be in [0, {self.samples}), got {int(values.min())} .. {int(values.max())}"
             )
         if not self.shuffle or self.samples == 1:
             return values.copy()

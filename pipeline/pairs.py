@@ -81,6 +81,17 @@ class Partners:
             )  # fmt: skip
         return shown
 
+    def related(self, samples: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+        """Tell which candidates (P, K) are of the same clip, class or group as their sample (P,): (P, K) bool.
+
+        What stands in for a ground, or for a negative's figure, had better not be a partner.
+        """
+        found = np.zeros(candidates.shape, bool)
+        for kind in {view.pair.kind for view in self._views if view.pair is not None and view.pair.p > 0}:
+            own, others = self._tables[kind].group_of(samples), self._tables[kind].group_of(candidates)
+            found |= (own[:, None] == others) & (others >= 0)
+        return found
+
 
 def find_partners(recipe: Recipe, store: Store, groups: np.ndarray | None, seed: int) -> Partners | None:
     """Make the tables that a recipe's pairs need; None if it has none.

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from figureground.kernels.arrays import Ragged
+from figureground.kernels.turns import CHANNEL_ORDERS
 from figureground.shards import MaskStore, Store
 from figureground.shards.cache import ShardCache
 from figureground.shards.cli import open_cache
@@ -216,11 +217,22 @@ def describe(row: np.void) -> str:
     if row["jitter"]:
         names = ("brightness", "contrast", "saturation", "hue")
         steps.append("jitter " + " ".join(f"{names[k]} {row['jitter_factors'][k]:.2f}" for k in row["jitter_order"]))
-    for flag, text in (
-        ("grayscale", "grayscale"),
-        ("blur", f"blur {row['blur_sigma']:.2f} px"),
-        ("solarize", "solarize"),
-    ):
-        if row[flag]:
-            steps.append(text)
+    if row["grayscale"]:
+        steps.append("grayscale")
+    if row["blur"]:
+        steps.append(f"blur {row['blur_sigma']:.2f} px")
+    if row["rotation"]:
+        steps.append(f"turned {90 * int(row['rotation'])} degrees to the left")
+    if row["channel_order"]:
+        steps.append("channels " + "".join("RGB"[c] for c in CHANNEL_ORDERS[int(row["channel_order"])]))
+    if row["style"] >= 0:
+        steps.append(f"style of sample {row['style']}")
+    if row["patch_shuffle"]:
+        steps.append("patches shuffled")
+    if row["solarize"]:
+        steps.append(f"solarize from {row['solarize_threshold']}")
+    if row["texture"]:
+        steps.append("its texture " + ("from a file" if row["texture"] == 1 else "by random phase"))
+    if row["partner"] >= 0:
+        steps.append(f"its corrupted copy with blocks of sample {row['partner']}")
     return ", ".join(steps)

@@ -6,7 +6,7 @@ Presets are in `recipes`. Change one with `dataclasses.replace`, or with the `wi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from .config import (
     IMAGENET_STD,
     Background,
     BackgroundMode,
+    Crop,
     Donors,
     Fill,
     LabelAugmentation,
@@ -67,8 +68,12 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.views:
             raise ValueError("Recipe: views must hold at least one View, got none")
+        if len(self.mean) != 3 or len(self.std) != 3:
+            raise ValueError(f"Recipe: mean and std must be three numbers each, got {self.mean} and {self.std}")
         if min(self.std) <= 0:
             raise ValueError(f"Recipe: std must be positive, got {self.std}")
+        if self.negatives is not None and self.negatives.kind == "patch" and self.views[0].crop.size < 2:
+            raise ValueError("Recipe: the first view must be at least 2 px wide for patch negatives, got 1 px")
         for technique in (self.token_masks, self.corruption, self.mixing, self.style):
             if technique is not None:
                 technique.check(self.views)
@@ -332,7 +337,7 @@ class Recipe:
         >>> Recipe("two", (View(), View())).with_style_transfer(block=256).style.views
         (0, 1)
         """
-        chosen = tuple(range(len(self.views))) if views is None else views
+        chosen = self._chosen("with_style_transfer", tuple(range(len(self.views))) if views is None else views)
         return replace(self, style=StyleTransfer(block, window, ratio, p, chosen))
 
     def _chosen(self, method: str, views: tuple[int, ...] | None) -> tuple[int, ...]:
@@ -340,10 +345,12 @@ class Recipe:
         if views is None:
             largest = max(view.crop.size for view in self.views)
             return tuple(i for i, view in enumerate(self.views) if view.crop.size == largest)
+        if not isinstance(views, Sequence) or not views:
+            raise ValueError(f"{method}: views must be a tuple of at least one view's number, got {views!r}")
         for i in views:
             if not 0 <= i < len(self.views):
                 raise ValueError(f"{method}: views must be in 0..{len(self.views) - 1}, got {i}")
-        return views
+        return tuple(views)
 
     def with_stage(self, function: Callable[[Any, Any], Any], *, after: StagePoint = "composite") -> Recipe:
         """Return the recipe with a kernel of the user's own.
@@ -368,12 +375,16 @@ class Recipe:
         return replace(self, stages=(*self.stages, Stage(function, after)))
 
     def with_size(self, size: int) -> Recipe:
-        """Return the recipe with its global views `size` px wide; smaller crops shrink in proportion."""
+        """Return the recipe with its global views `size` px wide; smaller crops, and `eval`'s resize, change in proportion."""
+        if size < 1:
+            raise ValueError(f"with_size: size must be at least 1 px, got {size}")
         largest = max(view.crop.size for view in self.views)
-        changed = tuple(
-            replace(v, crop=replace(v.crop, size=max(1, round(v.crop.size * size / largest)))) for v in self.views
-        )
-        return replace(self, views=changed)
+
+        def scaled(crop: Crop) -> Crop:
+            side = max(1, round(crop.size * size / largest))
+            return replace(crop, size=side, resize=crop.resize and max(side, round(crop.resize * size / largest)))
+
+        return replace(self, views=tuple(replace(v, crop=scaled(v.crop)) for v in self.views))
 
     @property
     def fingerprint(self) -> str:

@@ -2,13 +2,14 @@
 
 Crops are resized by the filter that their PyTorch code asks of Pillow: bicubic for DINO, DINOv2, MAE, Barlow Twins and VICReg, else
 torchvision's default, bilinear. (SimCLR's and BYOL's own code is TensorFlow and resizes by its bicubic filter without antialiasing,
-which is not offered here; their presets do as the PyTorch ports.) One difference is common to all: the blur is a true Gaussian
-(PIL's, which MoCo-v2, SwAV and DINO use, approximates one by box blurs).
+which is not offered here; their presets do as the PyTorch ports.) One difference is common to all but DINOv2: the blur is a true
+Gaussian (PIL's, which the code of MoCo, SwAV, DINO, Barlow Twins and VICReg uses, approximates one by box blurs).
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from numbers import Integral
 
 from .config import (
     IMAGENET_MEAN,
@@ -116,26 +117,50 @@ def vicreg(size: int = 224) -> Recipe:
     return _bicubic(byol(size), "vicreg")
 
 
-def swav(size: int = 224, local_size: int = 96, local_views: int = 6) -> Recipe:
-    """SwAV (Caron et al. 2020; multicropdataset.py): 2 x 224 and 6 x 96 px; its code's standard deviation of red is 0.228."""
+def _local_size(preset: str, size: int, local_size: int | None, local_views: int, usual: int) -> int:
+    """Check what is asked of local crops; return their side: by default the usual one, of smaller views in proportion."""
+    if not isinstance(local_views, Integral) or local_views < 0:
+        raise ValueError(f"{preset}: local_views must be a whole number of at least 0, got {local_views}")
+    if local_size is None:
+        return min(usual, max(1, round(usual * size / 224)))
+    if local_size > size:
+        raise ValueError(f"{preset}: local_size must be at most size = {size} px, got {local_size}")
+    return local_size
+
+
+def swav(size: int = 224, local_size: int | None = None, local_views: int = 6) -> Recipe:
+    """SwAV (Caron et al. 2020; multicropdataset.py): 2 x 224 and 6 x 96 px; its code's standard deviation of red is 0.228.
+
+    Local crops of smaller views are smaller in proportion, here and in the other presets, unless `local_size` says how large.
+    """
     large = View(Crop(size, (0.14, 1.0)), jitter=Jitter(0.8, 0.8, 0.8, 0.2, 0.8), grayscale_p=0.2, blur=Blur())
-    small = replace(large, crop=Crop(local_size, (0.05, 0.14)))
+    small = replace(large, crop=Crop(_local_size("swav", size, local_size, local_views, 96), (0.05, 0.14)))
     return Recipe("swav", (large, large, *[small] * local_views), std=(0.228, 0.224, 0.225))
 
 
-def dino(size: int = 224, local_size: int = 96, local_views: int = 8) -> Recipe:
+def dino(size: int = 224, local_size: int | None = None, local_views: int = 8) -> Recipe:
     """DINO (Caron et al. 2021; main_dino.py): two global views of 0.4 to 1, local views of 0.05 to 0.4 of the image."""
     first = View(Crop(size, (0.4, 1.0)), jitter=_BYOL_JITTER, grayscale_p=0.2, blur=Blur(p=1.0))
     second = replace(first, blur=Blur(p=0.1), solarize_p=0.2)
-    local = replace(first, crop=Crop(local_size, (0.05, 0.4)), blur=Blur(p=0.5))
+    side = _local_size("dino", size, local_size, local_views, 96)
+    local = replace(first, crop=Crop(side, (0.05, 0.4)), blur=Blur(p=0.5))
     return _bicubic(Recipe("dino", (first, second, *[local] * local_views)), "dino")
 
 
-def dinov2(size: int = 224, local_size: int = 98, local_views: int = 8) -> Recipe:
-    """DINOv2 (Oquab et al. 2023; data/augmentations.py): DINO's colours, crops of 0.32 to 1 and of 0.05 to 0.32."""
-    recipe = dino(size, local_size, local_views)
+def dinov2(size: int = 224, local_size: int | None = None, local_views: int = 8) -> Recipe:
+    """DINOv2 (Oquab et al. 2023; data/augmentations.py): DINO's colours, crops of 0.32 to 1 and of 0.05 to 0.32, blur of 9 taps.
+
+    Local crops of 98 px are those of its networks with patches of 14 px; its default configuration has 96 px and 16 px. Its blur
+    class hands 1 - p to RandomApply, which takes the probability of blurring: as published, the first global crop is
+    never blurred and the second with 0.9. Here they are blurred as its call says, and as in DINO: always, and with 0.1.
+    """
+    recipe = dino(size, _local_size("dinov2", size, local_size, local_views, 98), local_views)
     views = [
-        replace(v, crop=replace(v.crop, scale=(0.32, 1.0) if i < 2 else (0.05, 0.32)))
+        replace(
+            v,
+            crop=replace(v.crop, scale=(0.32, 1.0) if i < 2 else (0.05, 0.32)),
+            blur=v.blur and replace(v.blur, taps=9),
+        )
         for i, v in enumerate(recipe.views)
     ]
     return replace(recipe, name="dinov2", views=tuple(views))

@@ -40,6 +40,11 @@ class GroupTable:
     place: np.ndarray
     """(N,) place of each sample in `members`, -1 for a sample in no group."""
 
+    def group_of(self, samples: np.ndarray) -> np.ndarray:
+        """Return the group of each sample, of the shape of `samples`; -1 for a sample in no group."""
+        place = self.place[samples]
+        return np.where(place < 0, -1, np.searchsorted(self.starts, place, side="right") - 1)
+
     @property
     def largest(self) -> int:
         """Samples of the largest group; 0 without groups."""

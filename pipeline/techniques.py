@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from .config import View, _probability
+from .config import View, _probability, whole_numbers
 
 TokenPolicy = Literal["random", "figure", "ground", "proportional", "block"]
 MAX_TOKENS = 64
@@ -92,6 +92,7 @@ class BlockCorruption:
         if self.fill not in ("noise", "zero"):
             raise ValueError(f"BlockCorruption: fill must be 'noise' or 'zero', got {self.fill!r}")
         check_views("BlockCorruption", self.views, views)
+        whole_numbers("BlockCorruption", grid=self.grid)
         for i in self.views:
             size = views[i].crop.size
             if self.grid < 1 or int(size * self.max_block) <= self.grid:
@@ -153,6 +154,7 @@ class StyleTransfer:
     def check(self, views: Sequence[View]) -> None:
         """Raise ValueError if an argument is out of range or does not fit the views."""
         _probability("StyleTransfer", ratio=self.ratio, p=self.p)
+        whole_numbers("StyleTransfer", block=self.block)
         if self.block < 2:
             raise ValueError(f"StyleTransfer: block must be at least 2 positions, got {self.block}")
         if not 0.0 <= self.window <= 0.5:
@@ -169,5 +171,6 @@ def check_views(owner: str, chosen: tuple[int, ...], views: Sequence[View]) -> N
 
 def check_patch(owner: str, patch: int, view: View) -> None:
     """Raise ValueError if patches do not tile a view."""
+    whole_numbers(owner, patch=patch)
     if patch < 1 or view.crop.size % patch:
         raise ValueError(f"{owner}: patch must divide the side of the view, {view.crop.size} px, got {patch}")

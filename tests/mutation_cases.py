@@ -220,9 +220,10 @@ def _tiles() -> list[Any]:
 
 def _token_masks() -> list[Any]:
     return [
-        token_masks.patch_masks(_bytes(5, 30, 43), seeds=_seeds(5), grid=grid, ratio=0.6, policy=policy)
+        token_masks.patch_masks(_bytes(5, 30, 43), seeds=_seeds(5), grid=grid, policy=policy, **share)
         for grid in [(7, 7), (12, 14)]
         for policy in token_masks.POLICIES
+        for share in ({"ratio": 0.6}, {"count": 29})
     ]
 
 

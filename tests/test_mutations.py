@@ -120,6 +120,7 @@ FAULTS = [  # stem, pattern, replacement
     ("token_masks", r"fresh > most\) continue", "fresh > most + 1) continue"),
     ("token_masks", r"failed < 10", "failed < 3"),
     ("token_masks", r"left \* figures \+ patches", "left * figures"),
+    ("token_masks", r"ratio \* figures \+ 0\.5", "ratio * figures"),
     ("token_masks", r"gw - w \+ 1\)", "gw - w)"),
 ]
 

@@ -28,9 +28,7 @@ pytestmark = pytest.mark.slow
 
 def package_files() -> set[str]:
     """Every file that a user needs, as `folder/name`; results and reports that the bench wrote are not among them."""
-    paths = (
-        p for folder in FOLDERS for p in (ROOT / folder).glob("*") if p.suffix in SUFFIXES or p.name == "py.typed"
-    )
+    paths = (p for folder in FOLDERS for p in (ROOT / folder).glob("*") if p.suffix in SUFFIXES or p.name == "py.typed")
     return {p.relative_to(ROOT).as_posix() for p in paths if p != ROOT / "bench" / "report.html"}
 
 

@@ -71,10 +71,22 @@ def test_colors(photographs):
 
 @pytest.mark.parametrize("name", parity.RECIPES)
 def test_recipes(photographs, name):
-    rows = parity.compare_recipe(name, photographs[: 2 if name in ("dino", "swav") else 4])
+    rows = parity.compare_recipe(name, photographs[: 2 if name in ("dino", "dinov2", "swav") else 4])
     _hold(rows)
     if name in ("mae", "eval"):
         assert rows[0].most <= 1.001
+
+
+def test_a_longer_blur_is_seen(photographs, monkeypatch):
+    """DINOv2's nine taps: all of the bell instead is over the bounds."""
+    recipe = recipes.dinov2(local_views=0)
+    wide = replace(recipe.views[0], jitter=None, blur=recipes.Blur((1.8, 2.0), 1.0, taps=9))
+    monkeypatch.setitem(recipes.PRESETS, "dinov2", lambda: replace(recipe, views=(wide,)))
+    assert all(r.within for r in parity.compare_recipe("dinov2", photographs))
+    right = parity.run_recipe
+    longer = replace(recipe, views=(replace(wide, blur=recipes.Blur((1.8, 2.0), 1.0)),))
+    monkeypatch.setattr(parity, "run_recipe", lambda _, images: right(longer, images))
+    assert not any(r.within for r in parity.compare_recipe("dinov2", photographs))
 
 
 @pytest.mark.parametrize(("field", "change"), [("jitter_factors", 0.05), ("blur_sigma", 0.5), ("crop", 2)])

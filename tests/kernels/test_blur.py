@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import correlate1d, gaussian_filter
 
 from figureground.kernels import blur
 from figureground.kernels.blur import gaussian_blur
@@ -57,6 +57,19 @@ def test_near_scipy(shape):
     assert error.max() < 0.5 + 0.06
 
 
+@pytest.mark.parametrize("taps", [1, 3, 9, 23, 65])
+def test_taps_are_torchvisions_kernel_size(taps):
+    """Its weights as it defines them, for sigmas whose bell is longer and shorter than the taps."""
+    views, sigma_px = random_views((5, 3, 33, 47)), sigmas(5)
+    x, got = np.arange(taps) - taps // 2, gaussian_blur(views, sigma_px, taps=taps)
+    for view, sigma, made in zip(views, sigma_px, got, strict=True):
+        bell = np.exp(-0.5 * (x / max(sigma, 1e-3)) ** 2)
+        want = view.astype(np.float64)
+        for axis in (1, 2):
+            want = correlate1d(want, bell / bell.sum(), axis, mode="mirror")
+        assert np.abs(made - want).max() < 0.5 + 0.06
+
+
 def test_rarely_a_level_from_scipy():
     views = random_views((4, 3, 224, 224))
     sigma_px = np.array([0.5, 1, 2, 6], np.float32)
@@ -86,11 +99,12 @@ def test_flips_with_its_view():
     np.testing.assert_array_equal(flipped[:, :, ::-1, ::-1], got)
 
 
+@pytest.mark.parametrize("taps", [None, 9])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_cuda_source_equals_cpu(host_orders, shape):
+def test_cuda_source_equals_cpu(host_orders, shape, taps):
     views, sigma_px = random_views(shape, 1), sigmas(shape[0])
-    want = gaussian_blur(views, sigma_px)
-    radii, weights = blur._weights(shape[0], sigma_px)
+    want = gaussian_blur(views, sigma_px, taps=taps)
+    radii, weights = blur._weights(shape[0], sigma_px, taps)
     with host_orders():
         got = blur._cuda(views, radii, weights, np.zeros_like(views))
         same = views.copy()
@@ -120,6 +134,7 @@ def test_in_place_and_empty():
         (np.zeros((1, 3, 4, 4), np.uint8), np.float32([-1]), {}, "got -1.0 in row 0"),
         (np.zeros((1, 3, 4, 4), np.uint8), np.float32([np.nan]), {}, "got nan in row 0"),
         (np.zeros((1, 3, 4, 4), np.uint8), sigmas(1), {"out": np.zeros((1, 3, 4, 5), np.uint8)}, "out must be"),
+        (np.zeros((1, 3, 4, 4), np.uint8), sigmas(1), {"taps": 8}, "taps must be an odd number of at least 1, got 8"),
     ],
 )
 def test_errors(views, sigma_px, options, message):

@@ -20,8 +20,8 @@ def _case(count, height, width):
     return masks, rng.integers(0, 2**64, count, dtype=np.uint64)
 
 
-def _chosen(seed, mask, grid, count, policy):
-    """Clearest version for one view, without blocks."""
+def _chosen(seed, mask, grid, count, policy, ratio=None):
+    """Clearest version for one view, without blocks; `ratio` is what `count` is made of, if it is."""
     key = oracle.chain(int(seed), draws.PATCH_MASK)
     rows, columns = grid
     patches = list(range(rows * columns))
@@ -33,8 +33,9 @@ def _chosen(seed, mask, grid, count, policy):
         "random": count,
         "figure": min(count, len(figure)),
         "ground": count - min(count, len(ground)),
-        "proportional": math.floor(count * len(figure) / len(patches) + 0.5),
+        "proportional": math.floor((count / len(patches) if ratio is None else ratio) * len(figure) + 0.5),
     }[policy]
+    of_figure = min(max(of_figure, count - len(ground)), count, len(figure))
     hidden = np.zeros(rows * columns, bool)
     hidden[oracle.shuffled(figure, of_figure, key)] = True
     hidden[oracle.shuffled(ground, count - of_figure, key, 1 << 16)] = True
@@ -85,6 +86,23 @@ def test_equals_oracle(count, height, width, grid, policy):
         got = token_masks.patch_masks(masks, seeds=seeds, grid=grid, count=hide, policy=policy)
         for n in range(count):
             np.testing.assert_array_equal(got[n], _chosen(seeds[n], masks[n], grid, hide, policy))
+    for ratio in (0.0, 0.31, 0.6, 1.0):
+        hide = math.floor(ratio * grid[0] * grid[1] + 0.5)
+        got = token_masks.patch_masks(masks, seeds=seeds, grid=grid, ratio=ratio, policy=policy)
+        for n in range(count):
+            np.testing.assert_array_equal(got[n], _chosen(seeds[n], masks[n], grid, hide, policy, ratio))
+
+
+def test_shares_of_the_source():
+    """Of 49 cells, f of them figure, round(ratio * f / 49 * 49) of the figure are hidden, the rest in the ground."""
+    for figures in range(50):
+        mask = np.where(np.arange(49) < figures, 255, 0).astype(np.uint8).reshape(1, 7, 7).repeat(4, 1).repeat(4, 2)
+        for ratio in (0.3, 0.6, 0.75):
+            hidden = token_masks.patch_masks(
+                mask, seeds=np.array([figures], np.uint64), grid=(7, 7), ratio=ratio, policy="proportional"
+            ).reshape(-1)
+            assert hidden[:figures].sum() == min(round(ratio * (figures / 49) * 49 + 1e-9), round(ratio * 49))
+            assert hidden.sum() == round(ratio * 49)
 
 
 @pytest.mark.parametrize("grid", [(14, 14), (7, 10), (2, 2), (1, 1), (16, 5)])
@@ -105,13 +123,14 @@ def test_cuda_source_equals_cpu(host_orders, count, height, width, grid, policy)
     counts = np.linspace(grid[0] * grid[1], 0, count).astype(np.int32)
     want = np.zeros((count, *grid), bool)
     given = masks if policy in ("figure", "ground", "proportional") else None
-    how = keys, counts, token_masks.POLICIES.index(policy)
-    token_masks._cpu(given, *how, want)
-    with host_orders() as device:
-        got = device.array(np.zeros_like(want))
-        token_masks._cuda(None if given is None else device.array(given), *how, got)
-        got = device.numpy(got)
-    np.testing.assert_array_equal(got, want)
+    for ratio in (-1.0, 0.37):
+        how = keys, counts, token_masks.POLICIES.index(policy), ratio
+        token_masks._cpu(given, *how, want)
+        with host_orders() as device:
+            got = device.array(np.zeros_like(want))
+            token_masks._cuda(None if given is None else device.array(given), *how, got)
+            got = device.numpy(got)
+        np.testing.assert_array_equal(got, want)
 
 
 def test_the_public_function_on_cuda(host_cuda):

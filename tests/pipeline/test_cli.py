@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import cv2
 import numpy as np
 import pytest
@@ -100,6 +102,30 @@ def test_show_views_draws_and_describes(packed, tmp_path, capsys):
     assert first.shape[1] > 700
     assert cli.main(arguments) == 0
     np.testing.assert_array_equal(np.asarray(Image.open(sheet)), first)
+
+
+def test_show_views_of_a_recipe_of_ones_own(packed, tmp_path, capsys):
+    source = tmp_path / "mine.py"
+    source.write_text(
+        "from figureground.pipeline import recipes\n"
+        "assert __name__ != '__main__'\n"
+        "def shuffled(): return recipes.moco_v2(32).with_patch_shuffle(4, p=1.0).with_negatives('patch', side=(3, 9))\n"
+        "turned = recipes.mae(32).with_label_augmentation()\n"
+        "number = 3\n"
+    )
+    words = ["show", "views", packed, "--device", "cpu", "--index", "3", "7", "--out", str(tmp_path / "a.png")]
+    assert cli.main([*words, "--recipe", f"{source}:shuffled"]) == 0
+    assert capsys.readouterr().out.count("patches shuffled") == 4
+    assert cli.main([*words, "--recipe", f"{source}:turned"]) == 0
+    assert "channels" in capsys.readouterr().out
+    for name, message in (
+        (f"{source}:number", "number of .* must be a Recipe, or a function that returns one, got int"),
+        (f"{source}:nothing", "got NoneType"),
+        ("moco_v4", r"must be one of .*, got 'moco_v4'; did you mean moco_v\d\?"),
+        ("gone.py:r", "or FILE.py:NAME, got 'gone.py:r'"),
+    ):
+        assert cli.main([*words, "--recipe", name]) == 2
+        assert re.search(message, capsys.readouterr().err)
 
 
 def test_views_of_shards_behind_urls_are_those_of_local_ones(packed, tmp_path, capsys):

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from loader_tools import assert_same, collect, make
-from pipeline_shards import write_shards
+from pipeline_shards import write_shards, write_tar
 from scipy import stats
 
 from figureground.pipeline import recipes
@@ -16,7 +16,9 @@ from figureground.pipeline.decode import Decoder
 from figureground.pipeline.donors import Donors, check_donors, most_images, reach_of, rule_of
 from figureground.pipeline.order import DONOR_BLOCK, Order
 from figureground.pipeline.windows import WindowOrder
+from figureground.shards import Store
 from figureground.shards.cache import ShardCache
+from figureground.shards.index import write_index
 
 PLAIN = recipes.moco_v2(32)
 
@@ -47,6 +49,45 @@ def test_small_stores_by_hand():
     assert {tuple(sorted(row[:2])) for row in _draw(_many(2, donors="past", past=99), 3).tolist()} == {
         (1, 2), (0, 2), (0, 1),
     }  # fmt: skip
+
+
+def test_views_differ_however_few_candidates_are_preferred():
+    """Five of the past for seven columns: two are drawn again, and a preference must not bring these together."""
+    donors = Donors(Order(40), _many(3, donors="past", past=5))
+    for wanted in range(40):
+        got = donors.draw(0, np.arange(40), lambda found, wanted=wanted: _first(found, wanted))[:, :3]
+        assert all(len(set(row)) == 3 for row in got.tolist())
+    small = Donors(Order(4), _many(3))
+    got = small.draw(0, np.arange(4), lambda found: _first(found, 2))[:, :3]
+    assert [sorted(row) for row in got.tolist()] == [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]
+
+
+def _first(found, wanted):
+    return np.take_along_axis(found, np.argsort(found != wanted, axis=1, kind="stable"), axis=1)
+
+
+@pytest.mark.parametrize("other_class", [False, True])
+def test_no_stand_in_is_the_sample_that_it_lends_to(tmp_path, other_class):
+    """A third of 24 images is broken: whatever takes their places is another image, the same on any layout."""
+    write_shards(tmp_path / "good", 24, per_shard=24)
+    with Store(str(tmp_path / "good")) as store:
+        images = [b"<html>" if i % 3 == 1 else store.image(i).tobytes() for i in range(24)]
+    members = [
+        (f"{i:03d}.{ext}", data) for i in range(24) for ext, data in (("jpg", images[i]), ("cls", b"%d" % (i % 2)))
+    ]
+    write_tar(tmp_path / "bad.tar", members)
+    write_index(tmp_path / "bad.tar")
+    recipe = PLAIN.with_background("swap", p=1.0, other_class=other_class)
+    options = {"error_budget": 0.5, "masks": None}
+    for epoch in range(12):
+        found = []
+        for layout in ({"batch_size": 24}, {"batch_size": 6}, {"batch_size": 8, "threads": 1}):
+            with make(str(tmp_path / "bad.tar"), recipe, **options, **layout) as loader:
+                loader.set_epoch(epoch)
+                rows = [np.concatenate([batch["params"][v] for batch in loader]) for v in range(2)]
+            found.append([(of["sample"].tolist(), of["donor"].tolist()) for of in rows])
+            assert all((of["donor"] != of["sample"]).all() and (of["donor"] % 3 != 1).all() for of in rows)
+        assert found[0] == found[1] == found[2]
 
 
 _BITS = 2**64

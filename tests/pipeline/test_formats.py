@@ -106,11 +106,18 @@ def _lightly_train(loader):
 
 
 def _vissl(loader):
-    """VISSL: sample["data"][0] is the list of crops, and is assigned to; label and validity are in lists of one."""
+    """VISSL: sample["data"][0] is the list of crops, and is assigned to; labels, validity and numbers come once a crop, as
+    DeepCluster-v2's memory bank takes the numbers: the first of so many parts as there are crops.
+    """
     for sample in loader:
         assert set(sample) == {"data", "label", "data_valid", "data_idx"}
         sample["data"][0] = [crop.to("cpu") for crop in sample["data"][0]]
-        assert sample["data_valid"][0].shape == sample["label"][0].shape == sample["data_idx"][0].shape == (BATCH,)
+        crops = len(sample["data"][0])
+        assert {len(sample[name][0]) for name in ("label", "data_valid", "data_idx")} == {crops * BATCH}
+        numbers = sample["data_idx"][0].chunk(crops)
+        assert all(part.equal(numbers[0]) for part in numbers)
+        assert len(set(numbers[0].tolist())) == BATCH
+        assert sample["data_valid"][0].all()
         yield 0, torch.stack([crop.mean() for crop in sample["data"][0]])
 
 

@@ -10,6 +10,7 @@ import torch
 from loader_tools import RECIPE, make
 from pipeline_shards import write_shards
 
+from figureground.kernels.fourier import randomize_phase
 from figureground.pipeline import recipes
 from figureground.pipeline.plan import BACKGROUND_MODES, PLAN_DTYPE
 
@@ -57,6 +58,50 @@ def test_patch_negatives_hold_only_pixels_of_their_query(shards):
     for query, (negative,) in zip(batch["views"][0], batch["negatives"], strict=True):
         colours = {tuple(c) for c in query.flatten(1).T.tolist()}
         assert {tuple(c) for c in negative.flatten(1).T.tolist()} <= colours
+
+
+def _hole(views, rows):
+    views[:, :, :, 10:14] = 7
+    return views
+
+
+def test_patch_negatives_are_made_of_the_query_as_it_is_handed_out(shards):
+    """After a shuffle, solarize and a stage of the user's own: each cell of a negative is a patch of that very view."""
+    plain = recipes.moco_v2(32)
+    recipe = replace(plain, views=(replace(plain.views[0], solarize_p=1.0), plain.views[1]))
+    recipe = recipe.with_patch_shuffle(4, p=1.0).with_stage(_hole, after="color").with_background("swap", p=1.0)
+    with make(shards, recipe.with_negatives("patch", side=(6, 6))) as loader:
+        batch = next(iter(loader))
+    assert batch["negatives"].shape == (8, 2, 3, 32, 32)
+    hole = batch["views"][0][:, :, :, 10:14]
+    assert (hole == hole[:1, :, :1, :1]).all()
+    torch.testing.assert_close(batch["negatives"][:, 0, :, :, 10:14], hole)  # the swap negative goes through the stage
+    for query, negative in zip(batch["views"][0], batch["negatives"][:, 1], strict=True):
+        patches = query.unfold(1, 6, 1).unfold(2, 6, 1).permute(1, 2, 0, 3, 4).reshape(-1, 3 * 36)
+        cells = negative[:, :30, :30].unfold(1, 6, 6).unfold(2, 6, 6).permute(1, 2, 0, 3, 4).reshape(-1, 3 * 36)
+        assert torch.cdist(cells, patches, compute_mode="donot_use_mm_for_euclid_dist").amin(1).max() == 0
+
+
+def test_a_format_without_negatives_says_so(shards, caplog):
+    with make(shards, recipes.moco_v2(32).with_negatives("patch"), format="moco") as loader:
+        (q, k), _ = next(iter(loader))
+    assert q.shape == k.shape
+    assert "format='moco' hands out no negatives" in caplog.text
+
+
+def test_textures_have_the_spectrum_of_the_solarized_query(shards):
+    plain = recipes.moco_v2(32)
+    solarized = replace(plain.views[0], solarize_p=0.5)
+    recipe = replace(plain, views=(solarized, plain.views[1]), mean=(0.0,) * 3, std=(1.0,) * 3)
+    with make(shards, recipe.with_negatives("texture")) as loader:
+        batch = next(iter(loader))
+    query, negative = (
+        (255 * part).round().numpy().astype(np.uint8) for part in (batch["views"][0], batch["negatives"])
+    )
+    rows = batch["params"][0]
+    assert 0 < rows["solarize"].sum() < 8
+    want = randomize_phase(query, seeds=rows["seed"] + np.uint64(0x9E3779B97F4A7C15))
+    np.testing.assert_array_equal(negative[:, 0], want)
 
 
 def test_shuffled_patches_are_a_permutation(shards):
@@ -117,16 +162,15 @@ def test_multi_crop_formats_unpack_as_public_code_does(shards):
         masks = batch["collated_masks"]
         assert masks.shape == (80, 16)
         assert masks.dtype == torch.bool
-        assert 20 < (masks.sum(1) > 0).sum() < 60
+        assert (masks.any(1).reshape(2, 40).sum(0) == 1).all()  # one crop of each sample: half of all, as in DINOv2
         assert masks.sum(1).max() <= 8
         assert torch.equal(batch["mask_indices_list"], masks.flatten().nonzero().flatten())
         assert len(batch["masks_weight"]) == int(batch["n_masked_patches"]) <= batch["upperbound"]
         assert batch["masks_weight"].sum() == pytest.approx(float((masks.sum(1) > 0).sum()))
-    with (
-        make(shards, recipes.dinov2(32, 16, 2), format="dinov2") as loader,
-        pytest.raises(ValueError, match="multiple of 14 px"),
-    ):
-        next(iter(loader))
+    with pytest.raises(ValueError, match="multiple of 14 px, or of 16 px, got 100"):
+        make(shards, recipes.dinov2(100, 28, 2), format="dinov2")
+    with make(shards, recipes.dinov2(112, 48, 2), format="dinov2") as loader:
+        assert next(iter(loader))["collated_masks"].shape == (16, 49)  # patches of 16 px
     with make(shards, format="lightly-train") as loader:
         batch = next(iter(loader))
         assert [m.shape[1:] for m in batch["masks"]] == [v.shape[2:] for v in batch["views"]]
@@ -134,7 +178,7 @@ def test_multi_crop_formats_unpack_as_public_code_does(shards):
     with make(shards, recipes.swav(32, 16, 2), format="vissl") as loader:
         batch = next(iter(loader))
         assert len(batch["data"][0]) == 4
-        assert batch["label"][0].shape == batch["data_idx"][0].shape == batch["data_valid"][0].shape == (8,)
+        assert batch["label"][0].shape == batch["data_idx"][0].shape == batch["data_valid"][0].shape == (32,)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -228,8 +272,21 @@ def test_kernel_masks_find_the_disc(tmp_path):
     assert ((area > 0.08) & (area < 0.45)).all()
 
 
-def test_masks_none_leaves_all_alone(shards):
+def test_masks_none_leaves_all_alone(shards, caplog):
     with make(shards, masks=None) as loader:
         batch = next(iter(loader))
+    assert "none will change" in caplog.text
     assert not batch["mask_valid"].any()
     assert (batch["params"][0]["background"] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "message"),
+    [
+        (recipes.moco_v2(32), {"batch_size": 8.0}, "batch_size must be a whole number, got 8.0"),
+        (recipes.moco_v2(32), {"seed": "a"}, "seed must be a whole number, got 'a'"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused_when_the_loader_is_made(shards, recipe, options, message):
+    with pytest.raises(ValueError, match=message):
+        make(shards, recipe, **options)

@@ -13,6 +13,8 @@ from loader_tools import assert_same, collect, make
 from pipeline_shards import disc_image, write_shards, write_tar
 
 from figureground.pipeline import recipes
+from figureground.pipeline.pairs import Partners
+from figureground.pipeline.sample_groups import group_members
 from figureground.shards import Store
 from figureground.shards.index import write_index
 from figureground.shards.masks import MaskWriter
@@ -176,6 +178,28 @@ def test_recipes_without_pairs_are_as_before(clips):
     with make(clips, plain, batch_size=4) as left, make(clips, never, batch_size=4) as right:
         assert left._engine.assembler._partners is None
         assert_same(collect(left), collect(right))
+
+
+def test_donors_are_of_other_clips(clips):
+    """Six clips: a block of eight shuffled frames has another clip for both views, and for the negative."""
+    recipe = CLIP_PAIRS.with_background("swap", p=1.0)
+    with make(clips, recipe, batch_size=8) as loader, make(clips, recipe, batch_size=20) as other:
+        rows, again = ([np.concatenate([b["params"][v] for b in of]) for v in range(2)] for of in (loader, other))
+    same = np.concatenate([of["donor"] // 10 == of["sample"] // 10 for of in rows])
+    assert not same.any()
+    for left, right in zip(rows, again, strict=True):
+        ours, theirs = (dict(zip(of["sample"].tolist(), of["donor"].tolist(), strict=True)) for of in (left, right))
+        assert all(ours[sample] == theirs[sample] for sample in ours.keys() & theirs.keys())
+
+
+def test_groups_of_samples():
+    table = group_members(np.array([5, -1, 2, 5]))
+    assert table.group_of(np.array([[0, 1], [2, 3]])).tolist() == [[1, -1], [0, 1]]
+    partners = Partners(recipes.moco_v2().with_pairs("group"), {"group": table}, seed=0)
+    assert partners.related(np.array([0, 1]), np.array([[3, 2, 1], [1, 0, 2]])).tolist() == [
+        [True, False, False],
+        [False, False, False],
+    ]
 
 
 def test_a_partner_that_cannot_be_decoded(tmp_path):

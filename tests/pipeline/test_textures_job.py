@@ -173,16 +173,18 @@ def _by_sample(loader):
     return found
 
 
-def test_negatives_are_the_textures_with_the_querys_random_numbers(folder, tmp_path):
+@pytest.mark.parametrize("preset", ["moco_v2", "barlow_twins"])
+def test_negatives_are_the_textures_with_the_querys_random_numbers(folder, tmp_path, preset):
     """Oracle: a loader over shards whose images are the textures, with the same keys and seed: its first view."""
     for shard in expand(str(folder)):
         members = _members(sidecar_path(shard, kind=TEXTURES))
         pictures = [(n.replace("texture.jpg", "jpg"), data) for n, data in members.items() if n.endswith(".jpg")]
         write_tar(tmp_path / os.path.basename(shard), pictures)
         write_index(tmp_path / os.path.basename(shard))
-    with make(str(folder), RECIPE, seed=3) as loader:
+    recipe = recipes.PRESETS[preset](32)  # the second is resized by the bicubic filter
+    with make(str(folder), recipe.with_negatives("texture-file"), seed=3) as loader:
         got = _by_sample(loader)
-    with make(str(tmp_path), recipes.moco_v2(32), seed=3, masks=None) as loader:
+    with make(str(tmp_path), recipe, seed=3, masks=None) as loader:
         batches = list(loader)
     assert len(got) == 40
     for batch in batches:
