@@ -60,13 +60,14 @@ class Maps:
         Raises
         ------
         ShardError
-            If the file is gone or was changed since its index was read.
+            If the file is gone or was changed since its index was read, or changed its length since it was mapped.
         RuntimeError
             If the maps were closed.
         """
         with self._lock:
             array = self._recent.get(number)
             if array is not None:
+                self._check_size(number, array)
                 self._recent.move_to_end(number)
                 return array
             if self._closed:
@@ -87,8 +88,21 @@ class Maps:
             for number, array in zip(numbers, found, strict=True):
                 if array is not None:
                     self._recent.move_to_end(number)
+            for number, array in dict(zip(numbers, found, strict=True)).items():
+                if array is not None:
+                    self._check_size(number, array)
         arrays = [self[number] if array is None else array for number, array in zip(numbers, found, strict=True)]
         return arrays, [self._addresses[number] for number in numbers]
+
+    def _check_size(self, number: int, array: np.ndarray) -> None:
+        """Make sure, just before a mapped file is read, that it still has its length: reading beyond its end kills the process."""
+        assert isinstance(array.base, memoryview)
+        now = array.base.obj.size()  # of the open file, whatever its name has become: 0.3 us
+        if now != len(array):
+            raise ShardError(
+                f"{self.paths[number]}: the shard was changed while it was read ({len(array)} bytes before, {now} now); "
+                f"restore it, or run 'figureground index' on it and open the Store again"
+            )
 
     def _open(self, number: int) -> np.ndarray:
         path = self.paths[number]

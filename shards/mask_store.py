@@ -44,8 +44,8 @@ class MaskStore:
     Raises
     ------
     ShardError
-        If a sidecar is damaged, has no manifest, or was made from another state of its shard, or `masks_dir` is a URL and
-        there is no cache, or too small a one.
+        If a sidecar is damaged, has no manifest, or was made from another state of its shard, or `masks_dir` is a folder that
+        does not exist, or a URL and there is no cache, or too small a one.
 
     Notes
     -----
@@ -62,6 +62,10 @@ class MaskStore:
         kind: SidecarKind = MASKS,
         cache: ShardCache | None = None,
     ) -> None:
+        if masks_dir is not None and not is_url(os.fspath(masks_dir)):
+            masks_dir = os.path.expanduser(masks_dir)
+            if not os.path.isdir(masks_dir):
+                raise ShardError(f"{masks_dir}: the folder of {kind.name} does not exist; check the path")
         self._kind = kind
         self._starts_at = store.starts
         self._starts = self._starts_at.tolist()

@@ -127,6 +127,8 @@ def _expand_one(pattern: str) -> list[str]:
         raise ShardError(
             f"{pattern[:60]}: a shard must be a file or URL, got a command, which is never run; name the file"
         )
+    if pattern.startswith("file://"):
+        raise ShardError(f"{pattern}: a local shard must be given by its path, without 'file://'")
     if is_url(pattern):
         raise ShardError(
             f"{shown(pattern)}: a shard must be a local file, got a URL; fetch it into a local folder first, or open it "

@@ -124,7 +124,7 @@ class Store:
         self.image_exts = tuple(ext.lower().lstrip(".") for ext in image_exts)
         self._image_ranks = self._ranks(self.image_exts)
         self._targets: np.ndarray | None = None
-        if len(self) and not (self._image_ranks[self._ext] >= 0).any():
+        if len(self) and not self.has_images:
             log.warning(
                 "%s: no sample has an image (looked for %s, found %s)",
                 self._paths[0], ", ".join(self.image_exts), ", ".join(sorted(self._numbers)[:8]),
@@ -227,6 +227,11 @@ class Store:
     def exts(self) -> tuple[str, ...]:
         """Extensions of all components, lower case, sorted."""
         return tuple(sorted(self._numbers))
+
+    @property
+    def has_images(self) -> bool:
+        """Tell whether any sample has an image."""
+        return bool((self._image_ranks[self._ext] >= 0).any())
 
     def has(self, ext: str) -> bool:
         """Tell whether any sample has a component with this extension."""
