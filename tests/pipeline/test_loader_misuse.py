@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import os
 import pickle
@@ -232,6 +233,28 @@ def test_nothing_to_train_on(tmp_path):
         pytest.raises(ErrorBudgetExceeded, match=r"8 of 8 are known to be bad \(8 x not an image"),
     ):
         list(loader)
+
+
+def test_formats_that_only_the_host_decodes(tmp_path):
+    """By their extension too, in shards that others made."""
+    from PIL import Image
+
+    picture = Image.fromarray(disc_image(np.random.default_rng(5), 40, 48)[0])
+    members = []
+    for format, ext in (
+        ("AVIF", "avif"),
+        ("GIF", "gif"),
+        ("JPEG2000", "j2k"),
+        ("JPEG", "JFIF"),
+        ("JPEG", "jpe"),
+        ("TIFF", "tif"),
+    ):
+        stream = io.BytesIO()
+        picture.save(stream, format)
+        members.append((f"{len(members)}.{ext}", stream.getvalue()))
+    write_tar(tmp_path / "a.tar", members)
+    with make(tmp_path / "a.tar", PLAIN, batch_size=6, error_budget=0.0) as loader:
+        assert sorted(next(iter(loader))["index"].tolist()) == list(range(6))
 
 
 def test_documents_nested_too_deep_have_no_label(tmp_path):
