@@ -12,8 +12,8 @@ from figureground.shards.cache import ShardCache
 
 from .device import ARRAY_DTYPES
 from .formats import FORMATS
-from .numbers import as_integer
 from .recipe import Recipe
+from .whole_numbers import as_integer
 
 log = logging.getLogger(__name__)
 

@@ -28,7 +28,6 @@ from .figure_crops import check_masks
 from .formats import FORMATS, WITH_MASKS, WITH_NEGATIVES
 from .lookalikes import Sampler, Sized
 from .masking import Masker, MaskMode
-from .numbers import as_integer
 from .order import Order, Split
 from .pairs import find_partners
 from .quarantine import Quarantine
@@ -36,6 +35,7 @@ from .ranks import confirm_rank, find_rank
 from .recipe import Recipe
 from .sample_groups import GroupSource, groups_fingerprint, read_groups
 from .stratified import stratify
+from .whole_numbers import as_integer
 from .windows import Ahead, WindowOrder
 
 _STATE_VERSION = 1

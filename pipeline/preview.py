@@ -25,10 +25,10 @@ from .arguments import check_samples
 from .augment import estimate_masks
 from .fallback import decode_on_host
 from .loader import Loader
-from .numbers import as_integer
 from .order import DONOR_BLOCK
 from .plan import BACKGROUND_MODES
 from .recipe import Recipe
+from .whole_numbers import as_integer
 
 _CELL, _GAP, _GROUP_GAP, _TOP, _LEFT = 132, 4, 16, 64, 16
 _INK, _SOFT, _PAPER = (28, 30, 34), (110, 114, 122), (250, 250, 248)

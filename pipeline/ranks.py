@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from .numbers import as_integer
+from .whole_numbers import as_integer
 
 
 def find_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
