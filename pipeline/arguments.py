@@ -82,12 +82,17 @@ def check_samples(store: Store) -> None:
         )
 
 
-def warn_without_masks(sidecars: MaskStore, masks: str | None, masks_dir: str | None) -> None:
-    """Say so if masks were made ready, as the arguments have it, and there is none."""
-    if (masks == "sidecar" or masks_dir is not None) and not sidecars.present.any():
+def warn_without_masks(recipe: Recipe, sidecars: MaskStore | None, masks: str | None, masks_dir: str | None) -> None:
+    """Say so if a recipe needs masks and few samples, or none, will have one: a run without its augmentation looks like any other."""
+    if masks is None and recipe.uses_masks:
+        log.warning("masks=None: what the recipe does with figure and ground is left out, no image has a mask")
+    if sidecars is None or not (masks == "sidecar" or masks_dir is not None):
+        return
+    share = float(sidecars.present.mean())
+    if share < (0.5 if masks == "sidecar" else 1e-9):
         log.warning(
-            "no sample has a mask: there is no %s, ...; %s; 'figureground masks' makes them",
-            sidecars.sidecars[0], "all images are left alone" if masks == "sidecar" else "saliency is estimated instead",
+            "%.0f %% of the samples have a mask in a sidecar (%s, ...); %s; 'figureground masks' makes them", 100 * share,
+            sidecars.sidecars[0], "other images are left alone" if masks == "sidecar" else "saliency is estimated instead",
         )  # fmt: skip
 
 

@@ -188,8 +188,7 @@ class Loader:
         with_masks, with_negatives = format in WITH_MASKS, format in WITH_NEGATIVES
         wanted = recipe.uses_masks or (with_masks and masks is not None)
         sidecars = MaskStore(self._store, masks_dir, cache=cache) if wanted and masks in ("auto", "sidecar") else None
-        if sidecars is not None:
-            warn_without_masks(sidecars, masks, masks_dir)
+        warn_without_masks(recipe, sidecars, masks, masks_dir)
         textures = None
         if with_negatives and recipe.uses_textures:
             textures = open_textures(self._store, textures_dir, cache)

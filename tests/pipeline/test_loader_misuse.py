@@ -217,7 +217,15 @@ def test_masks_that_are_not_there(shards, tmp_path, caplog):
     make(shards, masks_dir=tmp_path).close()
     assert "saliency is estimated instead" in caplog.text
     make(shards, masks="sidecar", masks_dir=tmp_path).close()
-    assert "all images are left alone" in caplog.text
+    assert "0 % of the samples have a mask in a sidecar" in caplog.text
+    assert "other images are left alone" in caplog.text
+    caplog.clear()
+    make(shards, PLAIN, masks=None).close()
+    make(shards, masks="sidecar").close()
+    make(shards).close()
+    assert not caplog.text
+    make(shards, masks=None).close()
+    assert "masks=None: what the recipe does with figure and ground is left out" in caplog.text
 
 
 def test_nothing_to_train_on(tmp_path):
