@@ -83,7 +83,7 @@ def check_samples(store: Store) -> None:
 
 
 def warn_without_masks(recipe: Recipe, sidecars: MaskStore | None, masks: str | None, masks_dir: str | None) -> None:
-    """Say so if a recipe needs masks and few samples, or none, will have one: a run without its augmentation looks like any other."""
+    """Say so if a recipe needs masks and few samples will have one: a run without its augmentation looks like any other."""
     if masks is None and recipe.uses_masks:
         log.warning("masks=None: what the recipe does with figure and ground is left out, no image has a mask")
     if sidecars is None or not (masks == "sidecar" or masks_dir is not None):
