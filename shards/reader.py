@@ -56,7 +56,7 @@ class Store:
     image_exts : sequence of str
         Extensions of images without the dot, lower case; the first one a sample has is its image.
     max_open : int, optional
-        Shards kept mapped at a time; by default half of the process's limit of open files, from 16 to 4096. Of remote
+        Shards kept mapped at a time; by default an eighth of the process's limit of open files, from 4 to 4096. Of remote
         shards those needed (see `need`) and an eighth of what the cache can hold.
     cache : ShardCache, optional
         Where shards of stores (`s3://`, `gs://`, `https://` ...) are kept; needed for URLs. Their indexes are fetched now,
@@ -274,9 +274,8 @@ class Store:
         return bisect.bisect_right(self._starts, self._number(sample)) - 1
 
     def _view(self, sample: int, row: int) -> np.ndarray:
-        shard = self._maps[bisect.bisect_right(self._starts, sample) - 1]
-        start = self._offset.item(row)
-        return shard[start : start + self._size.item(row)]
+        shard = bisect.bisect_right(self._starts, sample) - 1
+        return self._maps.view(shard, self._offset.item(row), self._size.item(row))
 
     def image(self, sample: int) -> np.ndarray:
         """Return a sample's encoded image.
