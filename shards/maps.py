@@ -8,7 +8,7 @@ import resource
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -110,31 +110,31 @@ class Maps:
         array = self._take(number)
         return self._read(number, start, size) if array is None else array[start : start + size]
 
-    def views(
-        self, numbers: Sequence[int], starts: Sequence[int], sizes: Sequence[int]
-    ) -> tuple[list[np.ndarray], list[int]]:
-        """Return many pieces, as `view` does, and the addresses at which they begin."""
+    def views(self, numbers: np.ndarray, starts: np.ndarray, sizes: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+        """Return many pieces (N,), as `view` does, and the addresses (N,) int64 at which they begin."""
+        files = numbers.tolist()
         with self._lock:
-            found = {number: self._recent.get(number) for number in numbers}
+            found = {number: self._recent.get(number) for number in files}
             for number, array in found.items():
                 if array is not None:
-                    self._check_size(number, array)
+                    if array.base.obj.size() != len(array):  # type: ignore[union-attr]
+                        self._check_size(number, array)
                     self._recent.move_to_end(number)
         full = False
         for number, array in found.items():
             if array is None and not (full and number not in self._alive):
                 found[number] = self._take(number)
-                full = found[number] is None
+                full = full or found[number] is None
+        cuts = zip(files, starts.tolist(), sizes.tolist(), strict=True)
+        if not full:
+            mapped = [self._addresses[number] for number in files]
+            return [found[n][a : a + size] for n, a, size in cuts], np.array(mapped, np.int64) + starts  # type: ignore[index]
         pieces, addresses = [], []
-        for number, start, size in zip(numbers, starts, sizes, strict=True):
+        for number, start, size in cuts:
             array = found[number]
-            if array is not None:
-                pieces.append(array[start : start + size])
-                addresses.append(self._addresses[number] + start)
-            else:
-                pieces.append(self._read(number, start, size))
-                addresses.append(pieces[-1].ctypes.data)
-        return pieces, addresses
+            pieces.append(self._read(number, start, size) if array is None else array[start : start + size])
+            addresses.append(pieces[-1].ctypes.data if array is None else self._addresses[number] + start)
+        return pieces, np.array(addresses, np.int64)
 
     def _check_size(self, number: int, array: np.ndarray) -> None:
         """Make sure, just before a mapped file is read, that it still has its length: reading beyond its end kills the process."""

@@ -97,8 +97,8 @@ def cut_pieces(maps: Maps, files: np.ndarray, offsets: np.ndarray, sizes: np.nda
     """
     present = np.flatnonzero(offsets >= 0)
     if len(present) == len(offsets):
-        views, places = maps.views(files.tolist(), offsets.tolist(), sizes.tolist())
-        return Pieces(list(views), np.array(places, np.int64), sizes)
+        views, places = maps.views(files, offsets, sizes)
+        return Pieces(list(views), places, sizes)
     arrays: list[np.ndarray | None] = [None] * len(offsets)
     addresses, lengths = np.zeros(len(offsets), np.int64), np.zeros(len(offsets), np.int64)
     found = cut_pieces(maps, files[present], offsets[present], sizes[present])

@@ -160,6 +160,8 @@ def test_more_shards_in_use_than_may_be_open(make_tar):
             assert (array == i).all()
             assert not array.flags.writeable
     assert store.targets.tolist() == list(range(40))
+    for order in ([30, 0, 31, 1, 32], [0, 30, 1], [30, 31]):
+        assert [bytes(piece)[:1] for piece in store.images(order)] == [bytes([i])[: 100 * i] for i in order]
     del batches, batch, array
     again = store.images(np.arange(35, 40))  # those of before make way
     assert len(store._maps._alive) == 5
