@@ -18,6 +18,14 @@ log = logging.getLogger(__name__)
 def is_writable(folder: Path) -> bool:
     """Tell whether files can be made in a folder, which is made if there is none.
 
+    Parameters
+    ----------
+    folder : Path
+
+    Returns
+    -------
+    bool
+
     Examples
     --------
     >>> is_writable(Path(tempfile.gettempdir())), is_writable(Path("/dev/null/none"))
@@ -34,7 +42,15 @@ def is_writable(folder: Path) -> bool:
 def private_folder(name: str) -> Path:
     """Return a folder for temporary files that nobody else can write: Numba loads what it finds in its cache as code.
 
-    It is the same for each process of a user, unless somebody else has made one of that name.
+    Parameters
+    ----------
+    name : str
+        How its name begins.
+
+    Returns
+    -------
+    Path
+        The same for each process of a user, unless somebody else has made one of that name.
     """
     folder = Path(tempfile.gettempdir(), f"{name}-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -45,7 +61,18 @@ def private_folder(name: str) -> Path:
 
 
 def choose_cache_folder(sources: Path) -> None:
-    """Set `NUMBA_CACHE_DIR` to a private temporary folder if the cache of `sources` could be written nowhere else."""
+    """Set `NUMBA_CACHE_DIR` to a private temporary folder if the cache could be written nowhere else.
+
+    Parameters
+    ----------
+    sources : Path
+        Folder of the sources that have compiled functions.
+
+    Returns
+    -------
+    None
+        A warning names the folder.
+    """
     if os.environ.get("NUMBA_CACHE_DIR") or is_writable(sources / "__pycache__"):
         return
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")

@@ -64,13 +64,15 @@ def quarantine_place(place: str | Path | None) -> str | None:
     return path
 
 
-def check_samples(store: Store) -> None:
-    """Make sure that there is something to train on.
+def check_samples(store: Store, *, boxes: bool = False) -> None:
+    """Make sure that there is something to train on; with `boxes`, also that there are documents that may hold them.
 
     Raises
     ------
     ShardError
         If the shards hold no sample, or no sample has an image.
+    ValueError
+        If boxes are needed and no sample has a `.json`.
     """
     many = f" (and {len(store.shards) - 1} more)" if len(store.shards) > 1 else ""
     if not len(store):
@@ -79,6 +81,10 @@ def check_samples(store: Store) -> None:
         raise ShardError(
             f"{store.shards[0]}{many}: no sample has an image; a component with one of the extensions "
             f"{', '.join(store.image_exts)} is needed, there are only {', '.join(store.exts[:8])}; rename the members"
+        )
+    if boxes and not store.has("json"):
+        raise ValueError(
+            "Loader: crops that follow objects need masks, or .json components with a box, got masks=None and no .json"
         )
 
 

@@ -30,6 +30,7 @@ from .lookalikes import Sampler, Sized
 from .masking import Masker, MaskMode
 from .order import Order, Split
 from .pairs import find_partners
+from .processors import own_processors
 from .quarantine import Quarantine
 from .ranks import confirm_rank, find_rank
 from .recipe import Recipe
@@ -83,7 +84,8 @@ class Loader:
     prefetch : int
         Finished batches that wait for the trainer, at most.
     threads : int, optional
-        CPU threads for decoding and, on the CPU, for the kernels. Default: the processors this process may use.
+        CPU threads for decoding and, on the CPU, for the kernels. Default: the processors this process may use,
+        or its share of them; see `own_processors`.
     error_budget : float
         Share of the samples that this rank meets that may be undecodable before the loader stops with an error; 0 allows none.
     quarantine : path, optional
@@ -156,7 +158,7 @@ class Loader:
         device, seed = str(device), as_integer("Loader: seed", seed)
         batch_size = as_integer("Loader: batch_size", batch_size, 1)
         prefetch = as_integer("Loader: prefetch", prefetch, 1)
-        threads = len(os.sched_getaffinity(0)) if threads is None else as_integer("Loader: threads", threads, 1)
+        threads = own_processors() if threads is None else as_integer("Loader: threads", threads, 1)
         window, max_pixels = as_integer("Loader: window", window, 1), as_integer("Loader: max_pixels", max_pixels, 1)
         masks_dir, textures_dir, quarantine = as_place(masks_dir), as_place(textures_dir), quarantine_place(quarantine)
         check_loading(recipe, format=format, masks=masks, batch_size=batch_size)
@@ -165,7 +167,7 @@ class Loader:
         self._recipe, self._format, self._prefetch = recipe, format, prefetch
         view_device = make_device(device)
         self._store = Store(shards, cache=cache)
-        check_samples(self._store)
+        check_samples(self._store, boxes=recipe.anchors and masks is None)
         samples = len(self._store)
         self._order: Order | WindowOrder = Order(samples, seed, shuffle)
         if self._store.is_remote:
@@ -200,10 +202,6 @@ class Loader:
         partners = find_partners(recipe, self._store, labels, seed)
         if labels is not None:
             self._inputs["groups"] = groups_fingerprint(labels)
-        if recipe.anchors and masks is None and not self._store.has("json"):
-            raise ValueError(
-                "Loader: crops that follow objects need masks, or .json components with a box, got masks=None and no .json"
-            )
         decoder = Decoder(
             most_images(recipe, batch_size, samples, own) + extra_rows(recipe) + (0 if textures is None else batch_size),
             device=device, threads=threads, masks=sidecars is not None, max_pixels=max_pixels, boxes=recipe.anchors,
@@ -372,8 +370,8 @@ class Loader:
         """
         bad = self._quarantine
         depth = 0 if (running := self._current()) is None else running.waiting
-        replaced = {"replaced": len(bad.bad), "replaced_backgrounds": len(bad.bad_backgrounds)}
-        return {**self._engine.stats(), "queue_depth": depth, **replaced}
+        found = {"queue_depth": depth, "replaced": len(bad.bad), "replaced_backgrounds": len(bad.bad_backgrounds)}
+        return {**self._engine.stats(), **found}
 
     def close(self) -> None:
         """Stop the producer and free decoder, threads and files; the loader cannot be used again."""
