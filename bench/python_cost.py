@@ -32,7 +32,7 @@ from figureground.pipeline import augment as augment_module
 from figureground.pipeline import recipes
 from figureground.pipeline.assemble import Assembler
 from figureground.pipeline.augment import Augmenter
-from figureground.pipeline.decode import Decoded
+from figureground.pipeline.decoded import Decoded
 from figureground.pipeline.device import make_device
 from figureground.pipeline.engine import Engine
 from figureground.pipeline.masking import Masker

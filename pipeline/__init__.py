@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import figureground.kernels  # noqa: F401  (before any compiled function: it settles where Numba's cache is)
+
 from . import recipes
 
 if TYPE_CHECKING:

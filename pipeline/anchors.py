@@ -41,7 +41,7 @@ def object_box(document: np.ndarray | None) -> tuple[float, float, float, float]
         return None
     try:
         found: Any = json.loads(document.tobytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     box = found.get("box") if isinstance(found, dict) else None
     if not isinstance(box, list) or len(box) != 4:

@@ -20,12 +20,13 @@ from figureground.shards.pieces import Pieces
 from .anchors import clip_boxes, object_box
 from .backgrounds import Backgrounds, JoinedImages
 from .companions import Companions, find_companions
-from .decode import Decoded, Decoder, join_decoded
+from .decode import Decoder
+from .decoded import Decoded, join_decoded
 from .donors import Donors
 from .order import Order, Split
 from .pairs import Partners
 from .plan import draw_plan, draws_masks
-from .quarantine import ErrorBudgetExceeded, ImageSource, Quarantine
+from .quarantine import ImageSource, Quarantine
 from .recipe import Recipe
 from .tables import Slots
 from .windows import Ahead, WindowOrder
@@ -133,9 +134,7 @@ class Assembler:
             attempt = 0
             while int(ids[i]) in bad or (attempt and self._unfit(int(ids[i]), other_than, i, attempt)):
                 if attempt == _MAX_ATTEMPTS:
-                    raise ErrorBudgetExceeded(
-                        f"Loader: no decodable sample found in {attempt} draws; are all samples bad?"
-                    )
+                    raise bad.exhausted(attempt)
                 ids[i] = self._donors.replacement(epoch, int(position), attempt)
                 attempt += 1
         return ids

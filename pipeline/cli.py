@@ -4,13 +4,15 @@
     figureground masks "shards/*.tar" --device cpu
     figureground show views "shards/*.tar" --background swap --out sheet.png
 
-Results go to stdout, progress and warnings to stderr. Exit codes: 0 done, 1 problems were found, 2 wrong usage.
+Results go to stdout, progress and warnings to stderr. Exit codes: 0 done, 1 problems were found, 2 wrong usage,
+130 interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
 import difflib
+import io
 import os
 import runpy
 import sys
@@ -221,6 +223,9 @@ def make_parser(verb: str | None = None) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see the module's text."""
     argv = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # keys and paths may hold letters that a terminal's encoding has not
+            stream.reconfigure(errors="backslashreplace")
     args = make_parser(argv[0] if argv else None).parse_args(argv)
     try:
         return int(_VERBS[args.verb][2](args))
@@ -230,6 +235,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, RuntimeError) as error:
         print(error, file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader, "| head" say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to flush at the end
+        return 1
+    except OSError as error:
+        print(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

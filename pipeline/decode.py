@@ -19,51 +19,32 @@ runs exactly what was submitted, in the background and any number of batches ahe
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import os
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import pipeline_def
 from nvidia.dali.tensors import TensorCPU
 
-from figureground.kernels.arrays import Ragged
 from figureground.kernels.guard import MAX_PIXELS
-from figureground.kernels.lanes import bytes_at
 from figureground.shards.pieces import Pieces
 
 from .anchors import find_boxes
+from .decoded import Decoded, join_decoded, mean_bytes
 from .screen import PLACEHOLDER, Files, screen_files
 
 log = logging.getLogger(__name__)
 
 _BYTE, _RGB, _GRAY = types.DALIDataType.UINT8, types.DALIImageType.RGB, types.DALIImageType.GRAY
 _DALI_ERRORS = (RuntimeError, ValueError, IndexError)
-
-
-@dataclass
-class Decoded:
-    """One decoded batch."""
-
-    images: Ragged
-    """RGB, upright (EXIF applied); one black pixel where not valid."""
-    masks: Ragged | None
-    """Grey, one per sample; one black pixel where not valid. None without masks."""
-    valid: np.ndarray
-    """(N,) bool: was the image decoded?"""
-    mask_valid: np.ndarray
-    """(N,) bool: is there a mask, and was it decoded?"""
-    mask_area: np.ndarray
-    """(N,) float64: mean of the mask, 0..1; 0 where not valid."""
-    reasons: list[str | None]
-    """Why an image is not valid; None where it is."""
-    mask_box: np.ndarray | None = None
-    """(N, 4) float64: box of the mask's figure as shares of the image, zeros where there is none; None: not asked for."""
 
 
 class Decoder:
@@ -276,7 +257,7 @@ class Decoder:
         if batch.masks is not None:
             decoded.masks = batch.masks.gather(on_host, False)
             decoded.mask_valid = batch.masks.valid()
-            _mean_bytes(decoded.masks.addresses, decoded.masks.sizes, decoded.mask_valid, decoded.mask_area)
+            mean_bytes(decoded.masks.addresses, decoded.masks.sizes, decoded.mask_valid, decoded.mask_area)
             if self._boxes:
                 decoded.mask_box = np.zeros((rows, 4))
                 find_boxes(decoded.masks.addresses, decoded.masks.sizes, decoded.mask_valid, decoded.mask_box)
@@ -304,6 +285,7 @@ class _Graph:
             device_id is not None, masks, batch_size=max_batch, num_threads=threads, device_id=device_id, prefetch_queue_depth=1
         )  # fmt: skip
         self._pipe.build()
+        _GRAPHS.add(self)
 
     def feed(self, batch: _Batch) -> None:
         """Start a batch; DALI's threads take over."""
@@ -327,6 +309,24 @@ class _Graph:
         """Stop DALI's threads; what was taken stays valid."""
         del self._pipe
 
+    def abandon(self) -> None:
+        """Make sure that the pipeline is never shut down in this process."""
+        if hasattr(self, "_pipe") and self._pipe._pipe is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._pipe._pipe))
+            self._pipe._pipe = None
+
+
+_GRAPHS: weakref.WeakSet[_Graph] = weakref.WeakSet()
+
+
+def _abandon_all() -> None:
+    for graph in list(_GRAPHS):
+        graph.abandon()
+
+
+# In a forked child (the workers of a torch DataLoader, say) DALI would wait for threads that only the parent has.
+os.register_at_fork(after_in_child=_abandon_all)
+
 
 _NO_PIXELS = TensorCPU(PLACEHOLDER)
 
@@ -348,19 +348,6 @@ def _decode_graph(gpu: bool, masks: bool) -> Any:
     return (images, on_host, on_host.gpu()) if gpu else (images, on_host)
 
 
-@numba.njit(nogil=True, cache=True)
-def _mean_bytes(addresses, sizes, valid, means):  # type: ignore[no-untyped-def]
-    """Write the mean of each valid mask, 0..1."""
-    for i in range(len(addresses)):
-        if not valid[i]:
-            continue
-        count = np.int64(sizes[i, 0]) * sizes[i, 1]
-        total = np.int64(0)
-        for value in numba.carray(bytes_at(addresses[i]), (count,)):
-            total += value
-        means[i] = total / (255.0 * count)
-
-
 def _device_id(device: str) -> int | None:
     kind, _, number = device.partition(":")
     if device == "cpu":
@@ -368,24 +355,3 @@ def _device_id(device: str) -> int | None:
     if kind != "cuda" or not (number.isdecimal() or device == "cuda"):
         raise ValueError(f"Decoder: device must be 'cpu', 'cuda' or 'cuda:<n>', got {device!r}")
     return int(number or 0)
-
-
-def join_decoded(parts: list[Decoded], masks: bool, cuda: bool) -> Decoded:
-    """Put decoded batches behind each other; nothing is copied."""
-
-    def join(batches: list[Any], channels: int) -> Ragged:
-        addresses = [np.zeros(0, np.int64), *(b.addresses for b in batches)]
-        sizes = [np.zeros((0, 2), np.int32), *(b.sizes for b in batches)]
-        return Ragged(np.concatenate(addresses), np.concatenate(sizes), channels, [b.owner for b in batches], cuda)
-
-    return Decoded(
-        images=join([part.images for part in parts], 3),
-        masks=join([part.masks for part in parts], 1) if masks else None,
-        valid=np.concatenate([np.zeros(0, bool), *(part.valid for part in parts)]),
-        mask_valid=np.concatenate([np.zeros(0, bool), *(part.mask_valid for part in parts)]),
-        mask_area=np.concatenate([np.zeros(0), *(part.mask_area for part in parts)]),
-        reasons=[reason for part in parts for reason in part.reasons],
-        mask_box=np.concatenate(boxes)
-        if (boxes := [b for part in parts if (b := part.mask_box) is not None])
-        else None,
-    )

@@ -20,6 +20,12 @@ import numpy as np
 import torch
 
 _MOST_BUFFERS = 24
+ARRAY_DTYPES: dict[torch.dtype, Any] = {
+    torch.float32: np.float32,
+    torch.float16: np.float16,
+    torch.bfloat16: "bfloat16",
+}
+"""Kernels' names of the loader's dtypes."""
 _ARRAY_TYPES: dict[torch.dtype, Any] = {
     torch.float32: np.float32, torch.float16: np.float16, torch.bfloat16: np.uint16, torch.uint8: np.uint8,
     torch.bool: np.bool_, torch.int8: np.int8,

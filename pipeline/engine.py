@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
+import os
 import queue
 import threading
 import time
@@ -16,7 +17,6 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 
 from figureground.shards import Store
@@ -33,12 +33,6 @@ from .tables import settle_backgrounds
 
 log = logging.getLogger(__name__)
 
-ARRAY_DTYPES: dict[torch.dtype, Any] = {
-    torch.float32: np.float32,
-    torch.float16: np.float16,
-    torch.bfloat16: "bfloat16",
-}
-"""Kernels' names of the loader's dtypes."""
 _KINDS = {"mask": torch.uint8, "flag": torch.bool, "source": torch.int8}
 _POLL_S = 0.1
 _WARN_BATCHES, _WARN_SHARE = 20, 0.1
@@ -75,6 +69,7 @@ class Engine:
         self.seconds = assembler.seconds
         self.counts = {"batches": 0, "samples": 0}
         self.waited_s, self.full_s = 0.0, 0.0
+        self.steady_s, self.steady_samples = 0.0, 0  # without the first batch of each iteration
         self.warned = False
         """Has the trainer been told that it waits for data? Once is enough."""
 
@@ -153,6 +148,7 @@ class Engine:
             "trainer_waited_s": round(self.waited_s, 4),
             "queue_full_s": round(self.full_s, 4),
             **self.counts,
+            "samples_per_s": round(self.steady_samples / self.steady_s, 2) if self.steady_s else 0.0,
             "bottleneck": verdict,
         }
 
@@ -187,8 +183,8 @@ class Epoch:
         note: Callable[[int, int, bool], None],
     ) -> None:
         self._engine, self._form, self._note, self._prefetch = engine, form, note, prefetch
-        self._taken, self._over = 0, False
-        self._began, self._waited_s = 0.0, 0.0
+        self._taken, self._over, self._closed_by, self._process = 0, False, "", os.getpid()
+        self._began, self._last, self._waited_s = 0.0, 0.0, 0.0
         self._begin(epoch, start)
 
     def _begin(self, epoch: int, start: int) -> None:
@@ -223,13 +219,23 @@ class Epoch:
         return self._batches
 
     @property
+    def waiting(self) -> int:
+        """Finished batches in the queue."""
+        return self._queue.qsize()
+
+    @property
     def is_open(self) -> bool:
         """True until the end, or `close`."""
         return not self._over
 
     def __next__(self) -> Any:
+        if self._closed_by:
+            raise RuntimeError(
+                f"Loader: this iteration was closed by {self._closed_by} before its end; make a new one with iter(loader)"
+            )
         if self._over:
             raise StopIteration
+        check_process(self._process)
         if self._taken == self._batches:
             self.close()
             self._note(self._epoch, 0, True)
@@ -252,21 +258,35 @@ class Epoch:
         engine.waited_s += waited
         engine.counts["batches"] += 1
         engine.counts["samples"] += samples
+        now = time.perf_counter()
         if self._taken == 1:  # the first batch is start-up
-            self._began = time.perf_counter()
+            self._began = self._last = now
             return
+        engine.steady_s += now - self._last
+        engine.steady_samples, self._last = engine.steady_samples + samples, now
         self._waited_s += waited
-        share = self._waited_s / max(time.perf_counter() - self._began, 1e-9)
+        share = self._waited_s / max(now - self._began, 1e-9)
         if not engine.warned and self._taken >= _WARN_BATCHES and share > _WARN_SHARE:
             engine.warned = True
             log.warning(
                 "the trainer waited for data %.0f %% of the time; %s", 100 * share, engine.stats()["bottleneck"]
             )
 
-    def close(self) -> None:
-        """Stop the producer thread and wait for it."""
+    def close(self, by: str = "") -> None:
+        """Stop the producer thread and wait for it; `by` says who ends an open pass, which a further `next` then reports."""
+        if not self._over:
+            self._closed_by = by
         self._over = True
         self._finalizer()
+
+
+def check_process(made_in: int) -> None:
+    """Raise RuntimeError if this process is another one than `made_in`, that is, was forked from it: it has none of its threads."""
+    if os.getpid() != made_in:
+        raise RuntimeError(
+            f"Loader: made in process {made_in} and used in {os.getpid()}, which was forked from it and has none of its threads; "
+            f"make the loader in each process, and start processes by 'spawn'"
+        )
 
 
 def _stop_thread(thread: threading.Thread, results: queue.Queue[Any], stop: threading.Event) -> None:

@@ -29,7 +29,6 @@ from figureground.shards.masks import TEXTURES
 from figureground.shards.urls import shown
 
 from .companions import Companions
-from .config import whole_numbers
 from .formats import WITH_NEGATIVES, dinov2_patch
 from .recipe import Recipe
 
@@ -283,7 +282,7 @@ def open_textures(
     return textures
 
 
-def check_loading(recipe: Recipe, *, format: str, masks: object, batch_size: int, seed: int) -> None:
+def check_loading(recipe: Recipe, *, format: str, masks: object, batch_size: int) -> None:
     """Check that a loader's arguments suit the techniques of its recipe.
 
     Raises
@@ -293,10 +292,8 @@ def check_loading(recipe: Recipe, *, format: str, masks: object, batch_size: int
 
     Notes
     -----
-    Backgrounds, and patch shuffles by region, change nothing without masks, and formats without negatives make none: that is
-    legal, and a warning.
+    Formats without negatives make none: that is legal, and a warning.
     """
-    whole_numbers("Loader", batch_size=batch_size, seed=seed)
     if format == "dinov2":
         dinov2_patch([view.crop.size for view in recipe.views])
     made = {
@@ -309,18 +306,11 @@ def check_loading(recipe: Recipe, *, format: str, masks: object, batch_size: int
         raise ValueError(
             f"Loader: masks must be 'auto', 'sidecar' or 'kernel' for token masks by {recipe.token_masks.by!r}, got None"
         )
-    shuffles = [view.patch_shuffle for view in recipe.views if view.patch_shuffle is not None]
-    led = any(view.background is not None for view in recipe.views) or any(s.region != "all" for s in shuffles)
     if recipe.negatives is not None and format not in WITH_NEGATIVES:
         log.warning(
             "format=%r hands out no negatives, so the recipe's %s negatives are not made; pass format='dict' for them",
             format, recipe.negatives.kind,
         )  # fmt: skip
-    if masks is None and led:
-        log.warning(
-            "masks=None: this recipe changes grounds or patches by masks, so none will change; pass masks='auto' for masks of "
-            "sidecars, else of the saliency kernel"
-        )
     if recipe.mixing is not None and batch_size % recipe.mixing.group:
         group = recipe.mixing.group
         raise ValueError(

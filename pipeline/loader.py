@@ -6,7 +6,7 @@ import os
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -14,14 +14,15 @@ import torch
 from figureground.shards import MaskStore, Store
 from figureground.shards.cache import ShardCache
 
+from .arguments import as_place, check_kinds, check_samples, quarantine_place, read_state, warn_without_masks
 from .assemble import Assembler
 from .augment import Augmenter
 from .backgrounds import Backgrounds, JoinedMasks
 from .companions import extra_rows, lookahead
 from .decode import Decoder
-from .device import make_device
+from .device import ARRAY_DTYPES, make_device
 from .donors import check_donors, most_images, reach_of
-from .engine import ARRAY_DTYPES, Engine, Epoch
+from .engine import Engine, Epoch, check_process
 from .extras import check_loading, open_textures
 from .figure_crops import check_masks
 from .formats import FORMATS, WITH_MASKS, WITH_NEGATIVES
@@ -29,11 +30,13 @@ from .lookalikes import Sampler, Sized
 from .masking import Masker, MaskMode
 from .order import Order, Split
 from .pairs import find_partners
+from .processors import own_processors
 from .quarantine import Quarantine
-from .ranks import find_rank
+from .ranks import confirm_rank, find_rank
 from .recipe import Recipe
 from .sample_groups import GroupSource, groups_fingerprint, read_groups
 from .stratified import stratify
+from .whole_numbers import as_integer
 from .windows import Ahead, WindowOrder
 
 _STATE_VERSION = 1
@@ -56,7 +59,7 @@ class Loader:
     batch_size : int
         Samples per batch and rank. Multiples of 8 keep background donors inside the batch (see `Order.donors`), and
         multiples of a style's block its lender; with group mixing it must be a multiple of the group.
-    device : str
+    device : str or torch.device
         "cuda", "cuda:1", ... or "cpu". There is no fallback from one to the other.
     masks : {"auto", "sidecar", "kernel"} or None
         "sidecar": precomputed masks by key (`figureground masks`), samples without one are left alone; "kernel": saliency
@@ -81,7 +84,8 @@ class Loader:
     prefetch : int
         Finished batches that wait for the trainer, at most.
     threads : int, optional
-        CPU threads for decoding and, on the CPU, for the kernels. Default: the processors this process may use.
+        CPU threads for decoding and, on the CPU, for the kernels. Default: the processors this process may use,
+        or its share of them; see `own_processors`.
     error_budget : float
         Share of the samples that this rank meets that may be undecodable before the loader stops with an error; 0 allows none.
     quarantine : path, optional
@@ -126,7 +130,7 @@ class Loader:
         recipe: Recipe,
         *,
         batch_size: int,
-        device: str = "cuda",
+        device: str | torch.device = "cuda",
         masks: MaskMode = "auto",
         masks_dir: str | Path | None = None,
         textures_dir: str | Path | None = None,
@@ -150,24 +154,20 @@ class Loader:
         groups: GroupSource | None = None,
         clusters: GroupSource | None = None,
     ) -> None:
-        if not isinstance(recipe, Recipe):
-            raise TypeError(
-                f"Loader: recipe must be a Recipe, got {type(recipe).__name__}; see figureground.pipeline.recipes"
-            )
-        if format not in FORMATS:
-            raise ValueError(f"Loader: format must be one of {', '.join(FORMATS)}, got {format!r}")
-        if dtype not in ARRAY_DTYPES:
-            raise ValueError(f"Loader: dtype must be torch.float32, float16 or bfloat16, got {dtype}")
-        if prefetch < 1:
-            raise ValueError(f"Loader: prefetch must be at least 1, got {prefetch}")
-        if threads is not None and threads < 1:
-            raise ValueError(f"Loader: threads must be at least 1, got {threads}")
-        check_loading(recipe, format=format, masks=masks, batch_size=batch_size, seed=seed)
+        check_kinds(recipe, format, dtype, cache)
+        device, seed = str(device), as_integer("Loader: seed", seed)
+        batch_size = as_integer("Loader: batch_size", batch_size, 1)
+        prefetch = as_integer("Loader: prefetch", prefetch, 1)
+        threads = own_processors() if threads is None else as_integer("Loader: threads", threads, 1)
+        window, max_pixels = as_integer("Loader: window", window, 1), as_integer("Loader: max_pixels", max_pixels, 1)
+        masks_dir, textures_dir, quarantine = as_place(masks_dir), as_place(textures_dir), quarantine_place(quarantine)
+        check_loading(recipe, format=format, masks=masks, batch_size=batch_size)
+        self._rank_given = rank is not None
         rank, world_size = find_rank(rank, world_size)
-        threads = threads or len(os.sched_getaffinity(0))
         self._recipe, self._format, self._prefetch = recipe, format, prefetch
         view_device = make_device(device)
         self._store = Store(shards, cache=cache)
+        check_samples(self._store, boxes=recipe.anchors and masks is None)
         samples = len(self._store)
         self._order: Order | WindowOrder = Order(samples, seed, shuffle)
         if self._store.is_remote:
@@ -190,6 +190,7 @@ class Loader:
         with_masks, with_negatives = format in WITH_MASKS, format in WITH_NEGATIVES
         wanted = recipe.uses_masks or (with_masks and masks is not None)
         sidecars = MaskStore(self._store, masks_dir, cache=cache) if wanted and masks in ("auto", "sidecar") else None
+        warn_without_masks(recipe, sidecars, masks, masks_dir)
         textures = None
         if with_negatives and recipe.uses_textures:
             textures = open_textures(self._store, textures_dir, cache)
@@ -201,10 +202,6 @@ class Loader:
         partners = find_partners(recipe, self._store, labels, seed)
         if labels is not None:
             self._inputs["groups"] = groups_fingerprint(labels)
-        if recipe.anchors and masks is None and not self._store.has("json"):
-            raise ValueError(
-                "Loader: crops that follow objects need masks, or .json components with a box, got masks=None and no .json"
-            )
         decoder = Decoder(
             most_images(recipe, batch_size, samples, own) + extra_rows(recipe) + (0 if textures is None else batch_size),
             device=view_device.name, threads=threads, masks=sidecars is not None, max_pixels=max_pixels, boxes=recipe.anchors,
@@ -236,7 +233,9 @@ class Loader:
         self._epoch, self._position = 0, 0
         self._resumes, self._asked_epoch = True, -1  # is (epoch, position) still to be iterated? set_epoch's value
         self._running: weakref.ref[Epoch] | None = None
-        self._finalizer = weakref.finalize(self, _close, self._engine, decoder, self._store, self._backgrounds)
+        opened = (self._engine, decoder, self._store, sidecars, textures, self._backgrounds)
+        self._process = os.getpid()
+        self._finalizer = weakref.finalize(self, _close, [one for one in opened if one is not None], self._process)
         self.batch_size, self.drop_last, self.num_workers = batch_size, drop_last, 0
         self.dataset, self.sampler, self.batch_sampler = Sized(samples), Sampler(self), None
 
@@ -250,34 +249,41 @@ class Loader:
         Setting the epoch that `load_state_dict` restored keeps the position inside it. An iteration that is open and has not
         handed out a batch yet is the next one (Lightning makes the iterator first and sets the epoch then).
         """
-        if epoch < 0:
-            raise ValueError(f"Loader: epoch must not be negative, got {epoch}")
-        self._asked_epoch = epoch
-        running = self._running() if self._running is not None else None
+        self._asked_epoch = as_integer("Loader: epoch", epoch, 0)
+        running = self._current()
         if running is not None and running.untouched:
             before, now = (self._epoch, self._position), self._next_pass()
             (self._epoch, self._position), self._asked_epoch = now, -1
             if now != before:
                 running.restart(*now)
 
+    def _current(self) -> Epoch | None:
+        return None if self._running is None else self._running()
+
     def _is_running(self, epoch: int) -> bool:
         """Tell whether an iteration of an epoch is open."""
-        running = self._running() if self._running is not None else None
+        running = self._current()
         return running is not None and running.is_open and self._epoch == epoch
 
-    def _stop_running(self) -> None:
-        running = self._running() if self._running is not None else None
+    def _stop_running(self, by: str) -> None:
+        running = self._current()
         if running is not None:
-            running.close()
+            running.close(by)
         self._running = None
+
+    def _check_usable(self) -> None:
+        check_process(self._process)
+        if not self._finalizer.alive:
+            raise RuntimeError("Loader: this loader was closed; make a new one")
+        if not self._rank_given:
+            confirm_rank(self._split.rank, self._split.world_size)
 
     def __iter__(self) -> Iterator[Any]:
         """Start (or, after `load_state_dict`, continue) an epoch. An iteration that is still open is closed."""
-        self._stop_running()
+        self._check_usable()
+        self._stop_running("another one")
         self._epoch, self._position = self._next_pass()
         self._resumes, self._asked_epoch = True, -1  # until a batch is handed out, an iteration does not count
-        if not self._finalizer.alive:
-            raise RuntimeError("Loader: this loader was closed; make a new one")
         epoch = Epoch(self._engine, FORMATS[self._format], self._epoch, self._position, self._prefetch, self._note)
         self._running = weakref.ref(epoch)
         return epoch
@@ -305,9 +311,9 @@ class Loader:
             raise ValueError(
                 f"Loader.replay: samples must be 1 to batch_size = {self.batch_size} ids, got {len(samples)}"
             )
-        if epoch < 0:
-            raise ValueError(f"Loader.replay: epoch must not be negative, got {epoch}")
-        self._stop_running()
+        self._check_usable()
+        epoch = as_integer("Loader.replay: epoch", epoch, 0)
+        self._stop_running("a replay")
         assembler, device = self._engine.assembler, self._engine.device
         with device.producing():  # a replay may decode while it submits
             assembler.submit_positions(epoch, self._order.positions(epoch, np.asarray(samples, np.int64)))
@@ -349,21 +355,9 @@ class Loader:
         ValueError
             If shards, recipe, seed or order differ; the message names what.
         """
-        mine = self.state_dict()
-        missing = sorted(set(mine) - set(state) - set(_INPUTS))
-        if missing:
-            raise ValueError(f"Loader: state must come from Loader.state_dict, got one without {', '.join(missing)}")
-        differing = [
-            f"{name} (saved {state.get(name)}, here {mine.get(name)})" for name in dict.fromkeys([*mine, *_INPUTS])
-            if name not in ("epoch", "position") and state.get(name) != mine.get(name)
-        ]  # fmt: skip
-        if differing:
-            raise ValueError(
-                f"Loader: state belongs to another run, these differ: {'; '.join(differing)}; load it into a loader with the "
-                f"same shards, recipe and seed, or start anew"
-            )
-        self._stop_running()
-        self._epoch, self._position = int(state["epoch"]), int(state["position"])
+        epoch, position = read_state(state, self.state_dict(), _INPUTS, self._split.samples)
+        self._stop_running("load_state_dict")
+        self._epoch, self._position = epoch, position
         self._resumes, self._asked_epoch = True, -1
 
     def stats(self) -> dict[str, Any]:
@@ -372,17 +366,24 @@ class Loader:
         Returns
         -------
         dict
-            "seconds" by stage of the producer thread, "trainer_waited_s", "queue_full_s", "batches", "samples",
-            "replaced" (distinct undecodable samples), "replaced_backgrounds" (those of the user's set), and "bottleneck", a
-            sentence.
+            "seconds" by stage of the producer thread, "trainer_waited_s", "queue_full_s", "queue_depth" (finished batches that wait
+            now), "batches", "samples", "samples_per_s" (without the first batch of each iteration), "replaced" (distinct
+            undecodable samples), "replaced_backgrounds" (those of the user's set), and "bottleneck", a sentence.
         """
         bad = self._quarantine
-        return {**self._engine.stats(), "replaced": len(bad.bad), "replaced_backgrounds": len(bad.bad_backgrounds)}
+        depth = 0 if (running := self._current()) is None else running.waiting
+        found = {"queue_depth": depth, "replaced": len(bad.bad), "replaced_backgrounds": len(bad.bad_backgrounds)}
+        return {**self._engine.stats(), **found}
 
     def close(self) -> None:
         """Stop the producer and free decoder, threads and files; the loader cannot be used again."""
-        self._stop_running()
+        self._stop_running("close")
         self._finalizer()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "Loader: cannot be pickled or copied, it holds threads and open files; make one in each process"
+        )
 
     def __enter__(self) -> Loader:
         return self
@@ -391,9 +392,7 @@ class Loader:
         self.close()
 
 
-def _close(engine: Engine, decoder: Decoder, store: Store, backgrounds: Backgrounds | None) -> None:
-    engine.close()
-    decoder.close()
-    store.close()
-    if backgrounds is not None:
-        backgrounds.close()
+def _close(opened: list[Any], made_in: int) -> None:
+    if os.getpid() == made_in:  # a forked child has none of the threads, and perhaps a lock that nobody will free
+        for one in opened:
+            one.close()

@@ -22,11 +22,14 @@ from figureground.shards import MaskStore, Store
 from figureground.shards.cache import ShardCache
 from figureground.shards.cli import open_cache
 
+from .arguments import check_samples
 from .augment import estimate_masks
+from .fallback import decode_on_host
 from .loader import Loader
 from .order import DONOR_BLOCK
 from .plan import BACKGROUND_MODES
 from .recipe import Recipe
+from .whole_numbers import as_integer
 
 _CELL, _GAP, _GROUP_GAP, _TOP, _LEFT = 132, 4, 16, 64, 16
 _INK, _SOFT, _PAPER = (28, 30, 34), (110, 114, 122), (250, 250, 248)
@@ -84,8 +87,8 @@ def draw_sheet(groups: Sequence[Group], *, title: str, cell: int = _CELL) -> Ima
 def _originals(store: Store, samples: Sequence[int]) -> list[np.ndarray]:
     pictures = []
     for sample in samples:
-        picture = cv2.imdecode(store.image(sample), cv2.IMREAD_COLOR_RGB)
-        pictures.append(np.zeros((8, 8, 3), np.uint8) if picture is None else picture)
+        picture = decode_on_host(store.image(sample))
+        pictures.append(np.zeros((8, 8, 3), np.uint8) if isinstance(picture, str) else picture)
     return pictures
 
 
@@ -101,7 +104,7 @@ def _masks(
     made = []
     for sample, picture in zip(samples, pictures, strict=True):
         encoded = sidecars.mask(sample)
-        mask = None if encoded is None else cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE)
+        mask = None if encoded is None or not encoded.size else cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE)
         if mask is None:
             mask = estimate_masks(Ragged.from_arrays([np.ascontiguousarray(picture)]))[0]
         made.append(cv2.resize(mask, (picture.shape[1], picture.shape[0]), interpolation=cv2.INTER_LINEAR))
@@ -178,12 +181,16 @@ def _beside(batch: dict[str, Any], views: list[np.ndarray], recipe: Recipe) -> I
 def show_views(args: argparse.Namespace, recipe: Recipe) -> int:
     """`figureground show views`: write a sheet of some samples and print their parameters; returns the exit code."""
     samples, cache = args.index, open_cache(args, args.masks)
-    if not samples:
-        with Store(args.shards, cache=cache) as store:
-            samples = np.linspace(0, len(store) - 1, min(args.rows, len(store))).astype(int).tolist()
+    with Store(args.shards, cache=cache) as store:
+        check_samples(store)
+        as_integer("show: --rows", args.rows, 1)
+        samples = samples or np.linspace(0, len(store) - 1, min(args.rows, len(store))).astype(int).tolist()
+        if not 0 <= min(samples) <= max(samples) < len(store):
+            raise ValueError(f"show: --index must be in 0..{len(store) - 1}, got {min(samples)}..{max(samples)}")
     title = recipe.name if recipe.views[0].background is None else f"{recipe.name} + {recipe.views[0].background.mode}"
     options = {
         "device": args.device, "seed": args.seed, "masks_dir": args.masks, "cache": cache, "window": args.window,
+        "error_budget": 1.0,
     }  # fmt: skip
     groups = [
         source_group(args.shards, samples, args.masks, cache),
@@ -193,8 +200,11 @@ def show_views(args: argparse.Namespace, recipe: Recipe) -> int:
     with Loader(args.shards, recipe, batch_size=_room(len(samples)), drop_last=False, **options) as loader:
         batch = loader.replay(samples, epoch=args.epoch)
     for i, key in enumerate(batch["key"]):
+        shown = int(batch["index"][i])
+        if shown != samples[i]:
+            print(f"sample {samples[i]} cannot be decoded: sample {shown} ({key}) takes its place")
         for view, rows in enumerate(batch["params"]):
-            print(f"sample {samples[i]} ({key}), view {view}: {describe(rows[i])}")
+            print(f"sample {shown} ({key}), view {view}: {describe(rows[i])}")
     print(f"wrote {args.out}")
     return 0
 

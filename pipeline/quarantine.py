@@ -112,16 +112,30 @@ class Quarantine:
         }
         self._note(row, "samples", self.bad, min(max(self._samples, self._seen), len(self._source)))
 
+    def exhausted(self, draws: int) -> ErrorBudgetExceeded:
+        """Return the error of a loader that finds no good sample in many draws."""
+        return ErrorBudgetExceeded(
+            f"Loader: no decodable sample found in {draws} draws; {len(self.bad)} of {len(self._source)} are known to be bad "
+            f"({_most_common(self.bad)}); run 'figureground check' on the shards"
+        )
+
     def _note(self, row: dict[str, Any], what: str, bad: dict[int, str], count: int) -> None:
         """Write a row, and stop if more than the budget's share of `count` are bad."""
         log.warning("replaced %s %s of %s: %s", what[:-1], row["key"], row["shard"], row["reason"])
         if self._path is not None:
-            with open(self._path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            try:
+                # Keys need not be UTF-8: what is none is written as JSON's \\udcXX.
+                with open(self._path, "a", encoding="utf-8", errors="backslashreplace") as file:
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            except OSError as error:  # a full disk must not end a run of days
+                log.warning("%s: the quarantine cannot be written: %s", self._path, error.strerror or error)
         if len(bad) > (0 if self._budget == 0 else max(1, math.ceil(self._budget * count))):
-            counts = ", ".join(f"{n} x {why}" for why, n in Counter(bad.values()).most_common(3))
             raise ErrorBudgetExceeded(
                 f"Loader: {len(bad)} {what} could not be decoded, more than error_budget = {self._budget} of "
-                f"{count} allows ({counts}; last: {row['key']} in {row['shard']}); run 'figureground check' on the "
+                f"{count} allows ({_most_common(bad)}; last: {row['key']} in {row['shard']}); run 'figureground check' on the "
                 f"shards, or raise error_budget"
             )
+
+
+def _most_common(bad: dict[int, str]) -> str:
+    return ", ".join(f"{n} x {why}" for why, n in Counter(bad.values()).most_common(3))

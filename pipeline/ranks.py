@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+from .whole_numbers import as_integer
+
 
 def find_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
     """Return (rank, world_size).
@@ -13,7 +15,8 @@ def find_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
     ------
     ValueError
         If only one of the two is given, `RANK` and `WORLD_SIZE` are not integers, or `WORLD_SIZE` says that there are several
-        ranks and nothing says which is this one (Lightning's own launcher leaves `RANK` out).
+        ranks and nothing says which is this one (Lightning's own launcher leaves `RANK` out), or `RANK` names another than the
+        first and nothing says of how many.
 
     Examples
     --------
@@ -25,10 +28,15 @@ def find_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
             f"Loader: rank and world_size must be given together, got rank={rank}, world_size={world_size}"
         )
     if rank is not None and world_size is not None:
-        return rank, world_size
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+        return as_integer("Loader: rank", rank), as_integer("Loader: world_size", world_size)
+    group = _group()
+    if group is not None:
+        return group
+    if os.environ.get("RANK", "0").strip() not in ("", "0") and "WORLD_SIZE" not in os.environ:
+        raise ValueError(
+            f"Loader: WORLD_SIZE must be set beside RANK={os.environ['RANK']}, got none; pass rank= and world_size=, or call "
+            f"torch.distributed.init_process_group before"
+        )
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         try:
             return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -43,3 +51,27 @@ def find_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
             f"Lightning: trainer.global_rank and trainer.world_size), or call torch.distributed.init_process_group before"
         )
     return 0, 1
+
+
+def confirm_rank(rank: int, world_size: int) -> None:
+    """Make sure that torch.distributed, if it was initialised since, agrees with what `find_rank` found.
+
+    Raises
+    ------
+    RuntimeError
+        If not: all processes would train on the same samples, each as the only rank.
+    """
+    group = _group()
+    if group is not None and group != (rank, world_size):
+        raise RuntimeError(
+            f"Loader: was made as rank {rank} of {world_size}, but torch.distributed says rank {group[0]} of {group[1]}; make the "
+            f"loader after init_process_group, or pass rank= and world_size="
+        )
+
+
+def _group() -> tuple[int, int] | None:
+    """Return (rank, world size) of torch.distributed; None if it is not initialised."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return None
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()

@@ -131,7 +131,7 @@ def read_groups(source: GroupSource, store: Store, name: str) -> np.ndarray:
         If the file cannot be read or is of another form, the array is not (N,) integers, or no key is one of the store's.
     """
     if not isinstance(source, Mapping | np.ndarray):
-        source = _read_file(Path(source), name)
+        source = _read_file(Path(source).expanduser(), name)
     if isinstance(source, np.ndarray):
         if source.shape != (len(store),) or source.dtype.kind not in "iu":
             raise ValueError(
@@ -191,7 +191,7 @@ def _read_file(path: Path, name: str) -> Mapping[str, Any] | np.ndarray:
         if path.suffix == ".csv":
             return _read_csv(path, name)
         if path.suffix == ".json":
-            document = json.loads(path.read_text("utf-8"))
+            document = json.loads(path.read_text("utf-8-sig"))
             if isinstance(document, dict):
                 return document
             raise ValueError(f"an object of keys and ids is wanted, there is a {type(document).__name__}")
@@ -202,7 +202,7 @@ def _read_file(path: Path, name: str) -> Mapping[str, Any] | np.ndarray:
 
 def _read_csv(path: Path, name: str) -> dict[str, Any]:
     table: dict[str, Any] = {}
-    with open(path, encoding="utf-8", newline="") as file:
+    with open(path, encoding="utf-8-sig", newline="") as file:  # spreadsheets put a mark before the first key
         for line in csv.reader(file):
             if not line or (not table and [cell.strip().lower() for cell in line] == ["key", "id"]):
                 continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from figureground.shards.cli import open_cache
@@ -21,7 +22,7 @@ def stream_epochs(args: argparse.Namespace, recipe: Recipe) -> int:
         threads=args.threads, format="moco", cache=cache, window=args.window,
     ) as loader:  # fmt: skip
         columns = (TextColumn("epoch {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, transient=True) as bar:
+        with Progress(*columns, transient=True, console=Console(stderr=True)) as bar:
             for epoch in range(args.epochs):
                 task = bar.add_task(str(epoch), total=len(loader))
                 loader.set_epoch(epoch)

@@ -52,7 +52,7 @@ def check(
     shards : str, path or sequence of these
         As for `expand`.
     inspect : callable, optional
-        Looks into each image, given as (bytes,) uint8; returns what is wrong or None.
+        Looks into each image, mask and texture, given as (bytes,) uint8; returns what is wrong or None.
     masks_dir : path, optional
         Where the sidecars lie; by default beside their shards. A shard without sidecar is fine.
     image_exts : sequence of str
@@ -98,7 +98,7 @@ def check(
             findings.append(_finding(shard, "tar", error))
             continue
         for kind, sidecar in sidecars:
-            findings += _check_sidecar(shard, sidecar, index, kind)
+            findings += _check_sidecar(shard, sidecar, index, kind, inspect)
     return findings
 
 
@@ -174,7 +174,9 @@ def _check_images(
                 yield Finding(shard, "image", key, wrong)
 
 
-def _check_sidecar(shard: str, sidecar: str, index: ShardIndex, kind: SidecarKind) -> Iterator[Finding]:
+def _check_sidecar(
+    shard: str, sidecar: str, index: ShardIndex, kind: SidecarKind, inspect: Inspect | None
+) -> Iterator[Finding]:
     if not os.path.exists(sidecar):
         return
     again, what = f"run 'figureground {kind.name} {shard}' again", kind.name[:-1]
@@ -182,7 +184,8 @@ def _check_sidecar(shard: str, sidecar: str, index: ShardIndex, kind: SidecarKin
         with open_tar(sidecar) as data:
             members, _ = read_members(data, sidecar)
             masks = parse_index(index_text(members), sidecar)
-            yield from _check_each(sidecar, data, masks, {index.key(sample) for sample in range(len(index))}, kind)
+            keys = {index.key(sample) for sample in range(len(index))}
+            yield from _check_each(sidecar, data, masks, keys, kind, inspect)
         if not os.path.exists(index_path(sidecar)):
             yield Finding(sidecar, "index", None, f"has no index; run 'figureground index {sidecar}'")
         else:
@@ -199,7 +202,7 @@ def _check_sidecar(shard: str, sidecar: str, index: ShardIndex, kind: SidecarKin
 
 
 def _check_each(
-    sidecar: str, data: mmap.mmap, masks: ShardIndex, keys: set[bytes], kind: SidecarKind
+    sidecar: str, data: mmap.mmap, masks: ShardIndex, keys: set[bytes], kind: SidecarKind, inspect: Inspect | None
 ) -> Iterator[Finding]:
     what, start_of = kind.name[:-1], kind.signature
     for sample in range(len(masks)):
@@ -211,3 +214,7 @@ def _check_each(
                 yield Finding(sidecar, what, _text(key), "no sample of the shard has this key")
             if data[start : start + len(start_of)] != start_of or masks.size[row] < 8:
                 yield Finding(sidecar, what, _text(key), f"its {what} is no {'PNG' if kind == MASKS else 'JPEG'}")
+            elif inspect is not None:
+                wrong = inspect(np.frombuffer(data[start : start + int(masks.size[row])], np.uint8))
+                if wrong:
+                    yield Finding(sidecar, what, _text(key), f"its {what}: {wrong}")

@@ -33,7 +33,7 @@ def read_label(text: bytes) -> int | None:
     """
     try:
         document: Any = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     label = document.get("label") if isinstance(document, dict) else None
     return label if isinstance(label, int) and not isinstance(label, bool) and abs(label) < 1 << 63 else None

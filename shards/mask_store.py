@@ -44,8 +44,8 @@ class MaskStore:
     Raises
     ------
     ShardError
-        If a sidecar is damaged, has no manifest, or was made from another state of its shard, or `masks_dir` is a URL and
-        there is no cache, or too small a one.
+        If a sidecar is damaged, has no manifest, or was made from another state of its shard, or `masks_dir` is a folder that
+        does not exist, or a URL and there is no cache, or too small a one.
 
     Notes
     -----
@@ -62,6 +62,10 @@ class MaskStore:
         kind: SidecarKind = MASKS,
         cache: ShardCache | None = None,
     ) -> None:
+        if masks_dir is not None and not is_url(os.fspath(masks_dir)):
+            masks_dir = os.path.expanduser(masks_dir)
+            if not os.path.isdir(masks_dir):
+                raise ShardError(f"{masks_dir}: the folder of {kind.name} does not exist; check the path")
         self._kind = kind
         self._starts_at = store.starts
         self._starts = self._starts_at.tolist()
@@ -136,8 +140,7 @@ class MaskStore:
         start = self._offset.item(sample)
         if start < 0:
             return None
-        sidecar = self._maps[bisect.bisect_right(self._starts, sample) - 1]
-        return sidecar[start : start + self._size.item(sample)]
+        return self._maps.view(bisect.bisect_right(self._starts, sample) - 1, start, self._size.item(sample))
 
     def masks(self, samples: np.ndarray, wanted: np.ndarray | None = None) -> Pieces:
         """Return the masks of many samples, as `mask` does.

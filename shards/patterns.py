@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +46,8 @@ def expand(
     ShardError
         If a pattern matches nothing, or a file it names does not exist, or it is a URL that is not opened here. Commands
         (`pipe:`) and chained URLs (`simplecache::s3://`) never are.
+    TypeError
+        If `patterns` is neither a path nor a sequence.
 
     Examples
     --------
@@ -58,6 +60,8 @@ def expand(
     ['b-00.tar', 'b-01.tar']
     ['b-00.tar', 'b-01.tar']
     """
+    if isinstance(patterns, bytes) or not isinstance(patterns, (str, os.PathLike, Iterable)):
+        raise TypeError(f"expand: patterns must be a path or a sequence of paths, got {type(patterns).__name__}")
     listed = [patterns] if isinstance(patterns, (str, os.PathLike)) else patterns
     found: dict[str, str] = {}
     for pattern in listed:
@@ -127,6 +131,8 @@ def _expand_one(pattern: str) -> list[str]:
         raise ShardError(
             f"{pattern[:60]}: a shard must be a file or URL, got a command, which is never run; name the file"
         )
+    if pattern.startswith("file://"):
+        raise ShardError(f"{pattern}: a local shard must be given by its path, without 'file://'")
     if is_url(pattern):
         raise ShardError(
             f"{shown(pattern)}: a shard must be a local file, got a URL; fetch it into a local folder first, or open it "

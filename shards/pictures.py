@@ -23,11 +23,11 @@ EXT_OF = {
 """Formats that DALI decodes, by Pillow's name, and the extension their bytes get in a shard."""
 
 FILE_EXTS = frozenset(
-    "jpg jpeg jpe jfif png apng webp bmp dib gif tif tiff jp2 j2k jpx pnm ppm pgm pbm mpo".split()  # noqa: SIM905
+    "jpg jpeg jpe jfif png apng webp bmp dib gif tif tiff jp2 j2k jpx pnm ppm pgm pbm mpo avif".split()  # noqa: SIM905
 )
 """Extensions of image files, lower case."""
 
-_READ = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
+_READ = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
 _DAMAGED = (
     OSError, SyntaxError, EOFError, ValueError, LookupError, TypeError, ArithmeticError, AttributeError, AssertionError,
     struct.error, zlib.error, Image.DecompressionBombError,

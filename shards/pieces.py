@@ -97,9 +97,8 @@ def cut_pieces(maps: Maps, files: np.ndarray, offsets: np.ndarray, sizes: np.nda
     """
     present = np.flatnonzero(offsets >= 0)
     if len(present) == len(offsets):
-        mapped, bases = maps.many(files.tolist())
-        cuts = zip(mapped, offsets.tolist(), (offsets + sizes).tolist(), strict=True)
-        return Pieces([array[a:b] for array, a, b in cuts], np.array(bases, np.int64) + offsets, sizes)
+        views, places = maps.views(files, offsets, sizes)
+        return Pieces(list(views), places, sizes)
     arrays: list[np.ndarray | None] = [None] * len(offsets)
     addresses, lengths = np.zeros(len(offsets), np.int64), np.zeros(len(offsets), np.int64)
     found = cut_pieces(maps, files[present], offsets[present], sizes[present])

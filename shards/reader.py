@@ -31,7 +31,10 @@ __all__ = ["IMAGE_EXTS", "Store", "expand", "shard_fingerprint"]
 
 log = logging.getLogger(__name__)
 
-IMAGE_EXTS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "jp2", "pnm", "ppm", "pgm", "pbm", "gif")
+IMAGE_EXTS = (
+    "jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "jp2", "pnm", "ppm", "pgm", "pbm", "gif", "jpe", "jfif", "mpo", "apng",
+    "j2k", "avif",
+)  # fmt: skip
 """Extensions that are looked for as a sample's image, the first one present wins."""
 
 _NOTHING = np.empty(0, np.uint8)
@@ -53,7 +56,7 @@ class Store:
     image_exts : sequence of str
         Extensions of images without the dot, lower case; the first one a sample has is its image.
     max_open : int, optional
-        Shards kept mapped at a time; by default half of the process's limit of open files, from 16 to 4096. Of remote
+        Shards kept mapped at a time; by default an eighth of the process's limit of open files, from 4 to 4096. Of remote
         shards those needed (see `need`) and an eighth of what the cache can hold.
     cache : ShardCache, optional
         Where shards of stores (`s3://`, `gs://`, `https://` ...) are kept; needed for URLs. Their indexes are fetched now,
@@ -124,7 +127,7 @@ class Store:
         self.image_exts = tuple(ext.lower().lstrip(".") for ext in image_exts)
         self._image_ranks = self._ranks(self.image_exts)
         self._targets: np.ndarray | None = None
-        if len(self) and not (self._image_ranks[self._ext] >= 0).any():
+        if len(self) and not self.has_images:
             log.warning(
                 "%s: no sample has an image (looked for %s, found %s)",
                 self._paths[0], ", ".join(self.image_exts), ", ".join(sorted(self._numbers)[:8]),
@@ -228,6 +231,11 @@ class Store:
         """Extensions of all components, lower case, sorted."""
         return tuple(sorted(self._numbers))
 
+    @property
+    def has_images(self) -> bool:
+        """Tell whether any sample has an image."""
+        return bool((self._image_ranks[self._ext] >= 0).any())
+
     def has(self, ext: str) -> bool:
         """Tell whether any sample has a component with this extension."""
         return ext.lower().lstrip(".") in self._numbers
@@ -266,9 +274,8 @@ class Store:
         return bisect.bisect_right(self._starts, self._number(sample)) - 1
 
     def _view(self, sample: int, row: int) -> np.ndarray:
-        shard = self._maps[bisect.bisect_right(self._starts, sample) - 1]
-        start = self._offset.item(row)
-        return shard[start : start + self._size.item(row)]
+        shard = bisect.bisect_right(self._starts, sample) - 1
+        return self._maps.view(shard, self._offset.item(row), self._size.item(row))
 
     def image(self, sample: int) -> np.ndarray:
         """Return a sample's encoded image.

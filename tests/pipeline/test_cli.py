@@ -173,3 +173,69 @@ def test_help_names_every_verb(capsys):
         cli.main(["--help"])
     out = capsys.readouterr().out
     assert all(verb in out for verb in ("pack", "index", "check", "masks", "show", "run"))
+
+
+def test_views_of_what_is_not_there(packed, tmp_path, capsys):
+    show = ["show", "views", packed, "--device", "cpu", "--size", "32"]
+    assert cli.main([*show, "--index", "3", "999"]) == 2
+    assert "--index must be in 0..19, got 3..999" in capsys.readouterr().err
+    assert cli.main([*show, "--rows", "0"]) == 2
+    assert "--rows must be at least 1, got 0" in capsys.readouterr().err
+    assert cli.main([*show, "--rows", "1", "--out", str(tmp_path / "none" / "a.png")]) == 1
+    assert "a.png: No such file or directory" in capsys.readouterr().err
+
+
+def test_views_of_images_that_opencv_does_not_read(tmp_path, capsys):
+    from io import BytesIO
+
+    from pipeline_shards import write_tar
+
+    picture = Image.fromarray(disc_image(np.random.default_rng(5), 40, 50)[0])
+    stream = BytesIO()
+    picture.save(stream, "PNG")
+    members = [("0.png", stream.getvalue()), ("1.jpg", b""), ("2.jpg", b"no image"), ("3.jpg", b"<html>")]
+    write_tar(tmp_path / "odd.tar", members)
+    arguments = [
+        "show",
+        "views",
+        str(tmp_path / "odd.tar"),
+        "--device",
+        "cpu",
+        "--size",
+        "32",
+        "--out",
+        str(tmp_path / "a.png"),
+    ]
+    assert cli.main([*arguments, "--index", "0", "1", "2", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "sample 0 (0), view 0" in out
+    assert "sample 3 cannot be decoded: sample 0 (0) takes its place" in out
+
+
+def test_keys_that_the_terminal_cannot_show(tmp_path):
+    """Under LC_ALL=C an encoding without a letter is no reason to stop; progress does not get into the results."""
+    import os
+    import subprocess
+    import sys
+
+    from pipeline_shards import write_tar
+
+    rng = np.random.default_rng(0)
+    jpegs = [cv2.imencode(".jpg", disc_image(rng, 40, 50)[0])[1].tobytes() for _ in range(8)]
+    write_tar(
+        tmp_path / "a.tar", [(f"\u00fc\u65e5{i}.jpg", jpeg) for i, jpeg in enumerate(jpegs)] + [("\u00fc9.jpg", b"bad")]
+    )
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "figureground.pipeline"]
+
+    def run(*arguments):
+        return subprocess.run(
+            [*command, *arguments], capture_output=True, text=True, env=environment, timeout=200, check=False
+        )
+
+    done = run("check", str(tmp_path / "a.tar"))
+    assert done.returncode == 1
+    assert "\\xfc9: not an image" in done.stdout
+    done = run("run", str(tmp_path / "a.tar"), "--device", "cpu", "--batch-size", "8", "--size", "32")
+    assert done.returncode == 0, done.stderr
+    assert [line.split(" ")[0] for line in done.stdout.splitlines()] == ["epoch", "producer", "bottleneck:"]

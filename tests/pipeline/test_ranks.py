@@ -86,3 +86,10 @@ def test_the_environment_is_asked_last(monkeypatch):
     assert find_rank(None, None) == (0, 1)
     with pytest.raises(ValueError, match="must be given together"):
         find_rank(1, None)
+    monkeypatch.setenv("RANK", "0")
+    assert find_rank(None, None) == (0, 1)
+    monkeypatch.setenv("RANK", "3")
+    with pytest.raises(ValueError, match="WORLD_SIZE must be set beside RANK=3, got none"):
+        find_rank(None, None)
+    with pytest.raises(TypeError, match="rank must be a whole number, got '0'"):
+        find_rank("0", 1)

@@ -155,6 +155,7 @@ def named(tmp_path_factory):
         'json:{"d": 3, "b": 8, "e": 3, "other": 1}',
         "csv:key,id\nd,3\nb,8\ne,3\nc,\n",
         'csv:"d",dog\nb,cat\n\ne,dog\nc,-1\n',
+        "csv:\ufeffd,3\r\nb,8\r\ne,3\r\n",
     ],
 )
 def test_sidecars_of_each_form(named, tmp_path, given):

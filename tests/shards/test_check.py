@@ -106,6 +106,16 @@ def test_masks(make_tar, tmp_path: Path):
     )  # fmt: skip
 
 
+def test_masks_are_looked_into_as_images_are(make_tar):
+    shard = indexed(make_tar, "a.tar", [("1.jpg", b"x"), ("2.jpg", b"x")])
+    with MaskWriter(shard, method="x") as masks:
+        masks.add("1", np.zeros((2, 2), np.uint8))
+        masks.add("2", np.zeros((3, 3), np.uint8))
+    png = lambda data: bytes(data[:4]) == b"\x89PNG"  # noqa: E731
+    large = lambda data: "broken" if png(data) and data[19] == 3 else None  # noqa: E731  (its width)
+    assert found(shard, inspect=large) == [("mask", "2", "its mask: broken")]
+
+
 def test_damaged_masks(make_tar):
     shard = indexed(make_tar, "a.tar", [("1.jpg", b"x"), ("2.jpg", b"x")])
     with MaskWriter(shard, method="x") as masks:

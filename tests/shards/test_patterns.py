@@ -74,3 +74,14 @@ def test_messages(folder: Path):
     (folder / "empty").mkdir()
     with pytest.raises(ShardError, match="empty: no shard matches"):
         expand(folder / "empty")
+
+
+@pytest.mark.parametrize("given", [None, 5, b"a.tar"])
+def test_what_is_no_pattern(given):
+    with pytest.raises(TypeError, match=f"must be a path or a sequence of paths, got {type(given).__name__}"):
+        expand(given)
+
+
+def test_file_urls_without_a_cache(tmp_path):
+    with pytest.raises(ShardError, match="must be given by its path, without 'file://'"):
+        expand(f"file://{tmp_path}/a.tar")

@@ -137,6 +137,15 @@ def test_re_encoded(source: Path, tmp_path: Path):
     assert "bird/anim.gif" not in dict(report.skipped)
 
 
+def test_avif_as_gif(tmp_path: Path):
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "a.avif").write_bytes(picture("AVIF", quality=90))
+    (tmp_path / "src" / "b.jpg").write_bytes(picture("JPEG"))
+    skipped = dict(quiet(tmp_path / "src", tmp_path / "kept").skipped)
+    assert skipped == {"a.avif": "DALI does not decode AVIF; pack with image_ext 'jpg' or 'png' to re-encode it"}
+    assert quiet(tmp_path / "src", tmp_path / "made", image_ext="png").samples == 2
+
+
 def test_re_encoded_losslessly():
     for mode, format in [("RGB", "BMP"), ("L", "WEBP"), ("RGBA", "TIFF"), ("P", "GIF"), ("CMYK", "TIFF")]:
         options = {"lossless": True} if format == "WEBP" else {}

@@ -1,0 +1,148 @@
+"""What a loader is given: kinds of arguments, places looked at before training starts, states of earlier runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from figureground.shards import MaskStore, ShardError, Store
+from figureground.shards.cache import ShardCache
+
+from .device import ARRAY_DTYPES
+from .formats import FORMATS
+from .recipe import Recipe
+from .whole_numbers import as_integer
+
+log = logging.getLogger(__name__)
+
+
+def as_place(path: str | Path | None) -> str | None:
+    """Return a path with `~` expanded; URLs and None stay."""
+    return None if path is None else os.path.expanduser(os.fspath(path))
+
+
+def check_kinds(recipe: Any, format: str, dtype: Any, cache: Any) -> None:
+    """Check what can be told from an argument alone.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `recipe` is no Recipe, `cache` no ShardCache, or `format` or `dtype` none of those there are.
+    """
+    if not isinstance(recipe, Recipe):
+        raise TypeError(
+            f"Loader: recipe must be a Recipe, got {type(recipe).__name__}; see figureground.pipeline.recipes"
+        )
+    if format not in FORMATS:
+        raise ValueError(f"Loader: format must be one of {', '.join(FORMATS)}, got {format!r}")
+    if dtype not in ARRAY_DTYPES:
+        raise ValueError(f"Loader: dtype must be torch.float32, float16 or bfloat16, got {dtype}")
+    if cache is not None and not isinstance(cache, ShardCache):
+        raise TypeError(f"Loader: cache must be a ShardCache(folder, max_bytes), got {cache!r}")
+
+
+def quarantine_place(place: str | Path | None) -> str | None:
+    """Return a path with `~` expanded, and make sure that lines can be appended to it, without making it.
+
+    Raises
+    ------
+    ValueError
+        If it is a folder, or it or its folder is missing or cannot be written.
+    """
+    path = as_place(place)
+    if path is None:
+        return None
+    folder = os.path.dirname(os.path.abspath(path))
+    if os.path.isdir(path):
+        raise ValueError(f"Loader: quarantine must be a file, got the folder {path}; name a file in it")
+    if not os.path.isdir(folder):
+        raise ValueError(f"Loader: quarantine must lie in a folder that exists, got {path}; make {folder} first")
+    if not os.access(path if os.path.exists(path) else folder, os.W_OK):
+        raise ValueError(f"Loader: quarantine must be a file that can be written, got {path}")
+    return path
+
+
+def check_samples(store: Store, *, boxes: bool = False) -> None:
+    """Make sure that there is something to train on; with `boxes`, also that there are documents that may hold them.
+
+    Raises
+    ------
+    ShardError
+        If the shards hold no sample, or no sample has an image.
+    ValueError
+        If boxes are needed and no sample has a `.json`.
+    """
+    many = f" (and {len(store.shards) - 1} more)" if len(store.shards) > 1 else ""
+    if not len(store):
+        raise ShardError(f"{store.shards[0]}{many}: the shards hold no sample; pack them again")
+    if not store.has_images:
+        raise ShardError(
+            f"{store.shards[0]}{many}: no sample has an image; a component with one of the extensions "
+            f"{', '.join(store.image_exts)} is needed, there are only {', '.join(store.exts[:8])}; rename the members"
+        )
+    if boxes and not store.has("json"):
+        raise ValueError(
+            "Loader: crops that follow objects need masks, or .json components with a box, got masks=None and no .json"
+        )
+
+
+def warn_without_masks(recipe: Recipe, sidecars: MaskStore | None, masks: str | None, masks_dir: str | None) -> None:
+    """Say so if a recipe needs masks and few samples will have one: a run without its augmentation looks like any other."""
+    shuffles = [view.patch_shuffle for view in recipe.views if view.patch_shuffle is not None]
+    led = any(view.background is not None for view in recipe.views) or any(s.region != "all" for s in shuffles)
+    if masks is None and led:
+        log.warning(
+            "masks=None: no image has a mask, so what the recipe does with figure and ground is left out; pass masks='auto' for "
+            "masks of sidecars, else of the saliency kernel"
+        )
+    if sidecars is None or not (masks == "sidecar" or masks_dir is not None):
+        return
+    share = float(sidecars.present.mean())
+    if share < (0.5 if masks == "sidecar" else 1e-9):
+        log.warning(
+            "%.0f %% of the samples have a mask in a sidecar (%s, ...); %s; 'figureground masks' makes them", 100 * share,
+            sidecars.sidecars[0], "other images are left alone" if masks == "sidecar" else "saliency is estimated instead",
+        )  # fmt: skip
+
+
+def read_state(state: Any, mine: dict[str, Any], optional: tuple[str, ...], samples: int) -> tuple[int, int]:
+    """Return epoch and position of a saved state, if it belongs to a loader.
+
+    Parameters
+    ----------
+    state : dict
+        As `Loader.state_dict` made it.
+    mine : dict
+        The loader's own.
+    optional : tuple of str
+        Entries that are there only if the loader was given the argument.
+    samples : int
+        Length of an epoch.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no state, or belongs to other shards, recipe, seed or order; the message names what.
+    """
+    if not isinstance(state, dict):
+        raise TypeError(f"Loader: state must be a dict from Loader.state_dict, got {type(state).__name__}")
+    missing = sorted(set(mine) - set(state) - set(optional))
+    if missing:
+        raise ValueError(f"Loader: state must come from Loader.state_dict, got one without {', '.join(missing)}")
+    differing = [
+        f"{name} (saved {state.get(name)}, here {mine.get(name)})" for name in dict.fromkeys([*mine, *optional])
+        if name not in ("epoch", "position") and state.get(name) != mine.get(name)
+    ]  # fmt: skip
+    if differing:
+        raise ValueError(
+            f"Loader: state belongs to another run, these differ: {'; '.join(differing)}; load it into a loader with the "
+            f"same shards, recipe and seed, or start anew"
+        )
+    epoch, position = (as_integer(f"Loader: {name} of a state", state[name], 0) for name in ("epoch", "position"))
+    if position > samples:
+        raise ValueError(
+            f"Loader: position of a state must be at most {samples}, the samples of an epoch, got {position}"
+        )
+    return epoch, position
