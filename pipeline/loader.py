@@ -222,7 +222,9 @@ class Loader:
                 ),
                 backgrounds=self._backgrounds, partners=partners, textures=textures,
             ),
-            Masker(recipe, masks if wanted else None, method=method, all_samples=with_masks),
+            Masker(
+                recipe, masks if wanted else None, method=method, all_samples=with_masks or (with_negatives and recipe.swaps)
+            ),
             Augmenter(
                 recipe, dtype=ARRAY_DTYPES[dtype], channels_last=channels_last, masks=with_masks, negatives=with_negatives,
                 threads=threads,
