@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from figureground.bench.given import check_device, in_one_sentence
 from figureground.bench.harness import print_table, write_json
 from figureground.kernels.arrays import Ragged
 from figureground.kernels.background import composite_views
@@ -176,6 +177,7 @@ def copy_bandwidth(xp: Any, clock: Callable[[Case, int], list[float]]) -> float:
     return 2 * _FLUSH_BYTES / (float(np.median(clock(Case(copy, 0, 1), 9))) * 1e6)
 
 
+@in_one_sentence
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print the table, write the JSON; returns the exit code."""
     parser = argparse.ArgumentParser("python -m figureground.bench kernels")
@@ -184,6 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
+    check_device(args.device)
     if args.device == "cuda":
         import cupy as xp
 

@@ -25,6 +25,7 @@ from unittest import mock
 import numpy as np
 import torch
 
+from figureground.bench.given import in_one_sentence
 from figureground.bench.harness import print_table, write_json
 from figureground.bench.throughput import default_shards
 from figureground.kernels.arrays import Ragged
@@ -210,6 +211,7 @@ def verdict(document: dict[str, Any]) -> str:
     )
 
 
+@in_one_sentence
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print the table, write the JSON; returns the exit code."""
     parser = argparse.ArgumentParser("python -m figureground.bench python_cost")
