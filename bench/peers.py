@@ -28,7 +28,7 @@ import numpy as np
 
 from figureground.bench import peers_libraries as libraries
 from figureground.bench.dali_views import DaliOperators
-from figureground.bench.equal_work import BOUNDS, check
+from figureground.bench.equal_work import BOUNDS, ENOUGH, check
 from figureground.bench.given import check_files, in_one_sentence, take_shards
 from figureground.bench.harness import Timing, measure, print_table, write_json
 from figureground.bench.peers_hand import SIZE, SWAP_P, Batches, OpenCV, WebDatasetPIL
@@ -120,7 +120,9 @@ def check_peers(peers: Mapping[str, Peer]) -> dict[str, dict[str, Any]]:
     }
     bounds = ", ".join(f"{name} {value:g}" for name, value in BOUNDS.items())
     print_table(rows, title="equal work")
-    print(f"bounds on the difference to ours: {bounds} (relative)\n")
+    print(f"bounds on the difference to ours: {bounds}\n")
+    if checks and min(found.get("views", ENOUGH) for found in checks.values()) < ENOUGH:
+        print(f"fewer than {ENOUGH} views: chance alone may be out of bounds\n")
     return checks
 
 

@@ -113,11 +113,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--images", type=int, default=128, help="photographs of each size, or an eighth of what is taken of --shards"
     )
     parser.add_argument("--repeat", type=int, default=4, help="each made shard this many times, for long epochs")
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, help="default: 64, on a GPU 256")
     parser.add_argument("--threads", type=int, default=cores)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
+    if args.batch_size is None:
+        args.batch_size = 64 if args.device == "cpu" else 256
     for name in ("images", "repeat", "batch_size", "threads", "rounds"):
         if getattr(args, name) < 1:
             print(f"scaling: --{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}", file=sys.stderr)

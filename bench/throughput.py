@@ -192,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--shards", nargs="+", help="your shards (default: made of photographs, with masks)")
     parser.add_argument("--images", type=int, default=2048, help="samples of --shards that are enough")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, help="default: 64, on a GPU 256")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all processors")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-presets", action="store_true", help="leave the presets out")
@@ -205,6 +205,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=3.0, help="for each of --steps")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
+    if args.batch_size is None:
+        args.batch_size = 64 if args.device == "cpu" else 256
     bad = [name for name in ("batch_size", "threads", "rounds", "images") if getattr(args, name) < 1]
     if bad or args.seconds <= 0 or any(step <= 0 for step in args.steps):
         rule = "--batch-size, --threads, --rounds and --images must be at least 1, --seconds and --steps more than 0"
