@@ -143,6 +143,11 @@ def find_rows(samples: np.ndarray, first: np.ndarray, ext: np.ndarray, ranks: np
     return found
 
 
+def slim_type(values: np.ndarray, small: type[np.unsignedinteger[Any]] = np.uint32) -> type[np.integer[Any]]:
+    """Return `small` if it holds all of some non-negative integers, else int64."""
+    return small if int(values.max(initial=0)) <= np.iinfo(small).max else np.int64
+
+
 def slim(values: np.ndarray, small: type[np.unsignedinteger[Any]]) -> np.ndarray:
     """Return non-negative integers as `small` if it holds them all, else as int64.
 
@@ -151,4 +156,4 @@ def slim(values: np.ndarray, small: type[np.unsignedinteger[Any]]) -> np.ndarray
     >>> slim(np.array([3, 300]), np.uint16).dtype, slim(np.array([3, 1 << 40]), np.uint32).dtype
     (dtype('uint16'), dtype('int64'))
     """
-    return values.astype(small if int(values.max(initial=0)) <= np.iinfo(small).max else np.int64)
+    return values.astype(slim_type(values, small))
