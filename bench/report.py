@@ -196,6 +196,8 @@ def python_section(document: Document) -> str:
     found = document["python_cost"]
     bars = [Bar(name, (ms,), f"{ms:.3f}") for name, ms in found["parts"].items()]
     rows = {name: {"ms": ms} for name, ms in found["parts"].items()} | {"whole batch": {"ms": found["python_ms"]}}
+    if "dali_ms" in found:
+        rows["DALI's calls, beside it"] = {"ms": found["dali_ms"]}
     return (
         says(verdict(found)) + bar_chart("Python", "CPU ms a batch", bars) + table(rows, f"batch of {found['batch']}")
     )
