@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
-import resource
 import threading
 import weakref
 from collections import OrderedDict
@@ -13,6 +13,56 @@ from collections.abc import Sequence
 import numpy as np
 
 from .errors import ShardError
+
+MOST_MAPS = 8192
+"""Maps kept open by default: an eighth of what Linux allows a process (vm.max_map_count), since images, masks, textures and
+backgrounds have maps of their own."""
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.mmap.restype = ctypes.c_void_p
+_LIBC.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+_LIBC.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_FAILED = ctypes.c_void_p(-1).value
+
+
+class _Memory:
+    """Mapped memory, as NumPy takes it: read-only, and alive as long as an array that lies in it."""
+
+    def __init__(self, address: int, size: int) -> None:
+        self.__array_interface__ = {"version": 3, "typestr": "|u1", "shape": (size,), "data": (address, True)}
+
+
+def map_file(file: int, size: int, path: str) -> np.ndarray:
+    """Map an open file for reading; the file may then be closed.
+
+    Parameters
+    ----------
+    file : int
+        Descriptor.
+    size : int
+        Of the file [bytes].
+    path : str
+        For the message.
+
+    Returns
+    -------
+    (size,) uint8
+        Read-only; unmapped when it and all arrays cut from it are gone.
+
+    Raises
+    ------
+    OSError
+        If the system refuses.
+    """
+    if not size:
+        return np.frombuffer(b"", np.uint8)
+    address = _LIBC.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, file, 0)
+    if address == _FAILED:
+        number = ctypes.get_errno()
+        raise OSError(number, f"cannot be mapped: {os.strerror(number)}", path)
+    memory = _Memory(address, size)
+    weakref.finalize(memory, _LIBC.munmap, address, size).atexit = False  # threads may still read when the process ends
+    return np.asarray(memory)
 
 
 class Maps:
@@ -26,18 +76,19 @@ class Maps:
         Size [bytes] and modification time [ns] that each file must have: a map of a file that shrank would crash the
         process.
     limit : int, optional
-        Maps kept open; by default half of the process's limit of open files, from 16 to 4096.
+        Maps kept open; by default `MOST_MAPS`.
 
     Notes
     -----
     Letting a map go never unmaps what is still in use: each array handed out keeps its map alive, and a map that is
-    alive is used again rather than opened twice. A map holds one file descriptor.
+    alive is used again rather than opened twice. A map holds no file descriptor (Python's own `mmap` would hold one): the usual
+    limit of 1024 open files is less than a batch of random samples and the batches in flight may touch.
     """
 
     def __init__(self, paths: list[str], status: np.ndarray, limit: int | None = None) -> None:
         self.paths = paths
         self.status = status
-        self._limit = limit or min(4096, max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
+        self._limit = limit or MOST_MAPS
         self._closed = False
         self._clear()
 
@@ -104,7 +155,7 @@ class Maps:
                     f"{path}: the shard was changed since its index was read ({size} bytes then, "
                     f"{status.st_size} now); run 'figureground index {path}' and open the Store again"
                 )
-            return np.frombuffer(mmap.mmap(file, 0, access=mmap.ACCESS_READ), np.uint8)
+            return map_file(file, size, path)
         finally:
             os.close(file)
 

@@ -54,8 +54,8 @@ class Store:
     image_exts : sequence of str
         Extensions of images without the dot, lower case; the first one a sample has is its image.
     max_open : int, optional
-        Shards kept mapped at a time; by default half of the process's limit of open files, from 16 to 4096. Of remote
-        shards those needed (see `need`) and an eighth of what the cache can hold.
+        Shards kept mapped at a time, by default 8192; a mapped shard takes no file descriptor. Of remote shards those needed
+        (see `need`) and an eighth of what the cache can hold.
     cache : ShardCache, optional
         Where shards of stores (`s3://`, `gs://`, `https://` ...) are kept; needed for URLs. Their indexes are fetched now,
         a shard when one of its samples is first asked for, or ahead of it (see `need`).
