@@ -15,7 +15,7 @@ DEVICE ?= $(if $(filter cpu,$(EXTRA)),cpu,cuda)
 CONSTRAINTS = $(if $(filter cpu,$(EXTRA)),-c constraints-cpu.txt,)
 IMAGES ?=
 SHARDS ?=
-BATCH ?= $(if $(filter cpu,$(DEVICE)),64,256)
+BATCH ?=
 ROUNDS ?= 5
 PEERS = .venv-peers
 
@@ -53,17 +53,17 @@ gpu: tree  ## all that needs a GPU, into build/gpu, with the Python at hand: not
 
 RESULTS = build/bench
 REPORT = -m figureground.bench report $(RESULTS)/*.json --out bench/report.html
-GIVEN = $(if $(SHARDS),--shards "$(SHARDS)")
-bench: setup  ## everything measured, into bench/report.html  [DEVICE=cpu|cuda SHARDS=... BATCH=... ROUNDS=5]
-	$(PY) -m figureground.bench throughput --device $(DEVICE) --batch-size $(BATCH) --rounds $(ROUNDS) $(GIVEN) \
-		--json $(RESULTS)/throughput.json
-	$(PY) -m figureground.bench scaling --device $(DEVICE) --batch-size $(BATCH) $(GIVEN) --json $(RESULTS)/scaling.json
+GIVEN = $(if $(SHARDS),--shards "$(SHARDS)") $(if $(BATCH),--batch-size $(BATCH))
+bench: setup  ## everything measured, into bench/report.html  [DEVICE=cpu|cuda SHARDS=... BATCH=64 ROUNDS=5]
+	$(PY) -m figureground.bench throughput --device $(DEVICE) --rounds $(ROUNDS) $(GIVEN) --json $(RESULTS)/throughput.json
+	$(PY) -m figureground.bench scaling --device $(DEVICE) $(GIVEN) --json $(RESULTS)/scaling.json
 	$(PY) -m figureground.bench kernels --device $(DEVICE) --json $(RESULTS)/kernels.json
+	$(PY) -m figureground.bench python_cost --json $(RESULTS)/python_cost.json
 	$(PY) -m figureground.bench timeline --device $(DEVICE) $(GIVEN) --out $(RESULTS)/timeline.svg --json $(RESULTS)/timeline.json
 	$(PY) -m figureground.bench peers --device $(DEVICE) --rounds $(ROUNDS) $(GIVEN) --json $(RESULTS)/peers.json
 	$(PY) $(REPORT)
 
-bench-peers: $(PEERS)/ready  ## ours and all other loaders, in an environment of its own  [DEVICE=cpu|cuda SHARDS=... ROUNDS=5]
+bench-peers: $(PEERS)/ready  ## ours and all other loaders, in an environment of its own  [DEVICE=cpu|cuda SHARDS=... BATCH=32 ROUNDS=5]
 	$(PEERS)/bin/python -m figureground.bench peers --device $(DEVICE) --rounds $(ROUNDS) $(GIVEN) --json $(RESULTS)/peers.json
 	$(PEERS)/bin/python $(REPORT)
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from figureground.bench.given import check_device, in_one_sentence
 from figureground.bench.harness import print_table, write_json
 from figureground.bench.techniques import make_case
 from figureground.kernels.arrays import Ragged
@@ -224,6 +225,7 @@ def copy_bandwidth(xp: Any, clock: Callable[[Case, int], list[float]]) -> float:
     return 2 * _FLUSH_BYTES / (float(np.median(clock(Case(copy, 0, 1), 9))) * 1e6)
 
 
+@in_one_sentence
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print the table, write the JSON; returns the exit code."""
     parser = argparse.ArgumentParser("python -m figureground.bench kernels")
@@ -232,6 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
+    check_device(args.device)
     if args.device == "cuda":
         import cupy as xp
 

@@ -27,11 +27,11 @@ from torch.utils.dlpack import from_dlpack
 
 from figureground.bench.dali_views import SIZE, DaliOperators
 from figureground.bench.equal_work import BOUNDS, check
+from figureground.bench.given import check_device, check_files, take_shards
 from figureground.bench.harness import Timing, measure, print_table, write_json
 from figureground.bench.peers_libraries import kornia_rest
 from figureground.bench.workload import default_shards, repeat_shards
 from figureground.pipeline import Loader, recipes
-from figureground.pipeline.device import make_device
 
 DECODE, OURS, KERNEL = "a: DALI decode only", "b: figureground, sidecar masks", "c: figureground, saliency kernel"
 DALI, KORNIA = "d: DALI's operators, no swap", "e: DALI crop + kornia, no swap"
@@ -208,11 +208,7 @@ def measure_gpu(shards: Any, device: str, batch_size: int, threads: int, half: b
 
 def run(args: argparse.Namespace) -> int:
     """Run with the arguments of `peers`; returns the exit code."""
-    try:
-        make_device(args.device)
-    except (RuntimeError, ValueError) as error:
-        print(f"peers: {error}", file=sys.stderr)
-        return 2
+    check_device(args.device)
     if args.device not in ("cuda", "cuda:0"):
         print(
             f"peers: --device must be cpu, cuda or cuda:0 (DALI's graphs use GPU 0), got {args.device}", file=sys.stderr
@@ -223,6 +219,10 @@ def run(args: argparse.Namespace) -> int:
         if shards is None:
             made = default_shards(folder, args.images or 2048, shard_mb=32)
             shards = repeat_shards(made, f"{folder}/repeated", args.repeat)
+        else:
+            most = args.images or 16384
+            shards = take_shards(shards, folder, most=most, batch_size=args.batch_size or 256).shards
+            check_files(shards)
         document = measure_gpu(
             shards, args.device, args.batch_size or 256, args.threads, args.dtype == "float16", args.rounds
         )

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image, ImageEnhance, ImageFilter
 
 from figureground.pipeline import recipes
@@ -22,6 +23,7 @@ from figureground.shards import MaskStore, Store, expand
 
 SIZE, SWAP_P = 224, 0.2
 MEAN, STD = np.array(recipes.IMAGENET_MEAN, np.float32), np.array(recipes.IMAGENET_STD, np.float32)
+_SCALE, _SHIFT = 1 / (255 * STD), -MEAN / STD
 Batches = Iterator[Any]
 
 
@@ -52,11 +54,12 @@ class OpenCV:
         self._masks, self._batch = MaskStore(self._store), batch_size
         self._pool = ThreadPoolExecutor(threads)
 
-    def _view(self, rng: random.Random, image: np.ndarray, mask: np.ndarray | None, donor: np.ndarray) -> np.ndarray:
+    def _view(self, rng: random.Random, image: np.ndarray, png: np.ndarray | None, donor: np.ndarray) -> np.ndarray:
         x, y, w, h = random_box(rng, image.shape[1], image.shape[0])
         view = cv2.resize(image[y : y + h, x : x + w], (SIZE, SIZE), interpolation=cv2.INTER_AREA)
         flip = rng.random() < 0.5
-        if mask is not None and rng.random() < SWAP_P:
+        if png is not None and rng.random() < SWAP_P:
+            mask: Any = cv2.imdecode(png, cv2.IMREAD_GRAYSCALE)  # only now: most views need none
             dx, dy, dw, dh = random_box(rng, donor.shape[1], donor.shape[0])
             ground = cv2.resize(donor[dy : dy + dh, dx : dx + dw], (SIZE, SIZE), interpolation=cv2.INTER_AREA)
             sy, sx = mask.shape[0] / image.shape[0], mask.shape[1] / image.shape[1]
@@ -98,9 +101,7 @@ class OpenCV:
         random.Random(seed).shuffle(order)
 
         def decode(i: int) -> tuple[Any, Any]:
-            encoded = self._masks.mask(i)
-            mask = None if encoded is None else cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE)
-            return cv2.imdecode(self._store.image(i), cv2.IMREAD_COLOR_RGB), mask
+            return cv2.imdecode(self._store.image(i), cv2.IMREAD_COLOR_RGB), self._masks.mask(i)
 
         for first in range(0, len(order) - self._batch + 1, self._batch):
             ids = order[first : first + self._batch]
@@ -110,30 +111,27 @@ class OpenCV:
             def work(i: int, first: int = first, pairs: Any = pairs, out: Any = out) -> None:
                 rng = random.Random(seed * 1_000_003 + first + i)
                 for view in range(2):
-                    image, mask = pairs[i]
-                    done = self._view(rng, image, mask, pairs[i - 1][0])
-                    done = (done.astype(np.float32) * (1 / 255) - MEAN) / STD
-                    out[view][i] = done.transpose(2, 0, 1)
+                    image, png = pairs[i]
+                    done = self._view(rng, image, png, pairs[i - 1][0])
+                    for c, (plane, result) in enumerate(zip(cv2.split(done), out[view][i], strict=True)):
+                        np.multiply(plane, _SCALE[c], out=result)  # one pass and a half over each plane, in place
+                        result += _SHIFT[c]
 
             list(self._pool.map(work, range(self._batch)))
             yield out
 
 
-class WebDatasetPIL:
-    """webdataset reading, PIL decoding, MoCo-v2's transforms on PIL images written out, one thread."""
+class PilViews:
+    """MoCo-v2's transforms on PIL images written out: webdataset's samples in, pairs of views (3, 224, 224) float32 out."""
 
-    def __init__(self, shards: Any, threads: int, batch_size: int) -> None:
-        self._urls, self._batch = expand(shards), batch_size
-        with Store(shards) as store, MaskStore(store) as masks:
-            encoded = {store.key(i): masks.mask(i) for i in range(len(store))}
-            self._masks = {key: bytes(png) for key, png in encoded.items() if png is not None}
+    def __init__(self, masks: dict[str, bytes]) -> None:
+        self._masks = masks
 
-    def _view(
-        self, rng: random.Random, image: Image.Image, mask: Image.Image | None, donor: Image.Image
-    ) -> Image.Image:
+    def _view(self, rng: random.Random, image: Image.Image, png: bytes | None, donor: Image.Image) -> np.ndarray:
         x, y, w, h = random_box(rng, *image.size)
         view = image.crop((x, y, x + w, y + h)).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-        if mask is not None and rng.random() < SWAP_P:
+        if png is not None and rng.random() < SWAP_P:
+            mask = Image.open(BytesIO(png))
             dx, dy, dw, dh = random_box(rng, *donor.size)
             ground = donor.crop((dx, dy, dx + dw, dy + dh)).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
             sx, sy = mask.width / image.width, mask.height / image.height
@@ -154,23 +152,48 @@ class WebDatasetPIL:
             view = view.convert("L").convert("RGB")
         if rng.random() < 0.5:
             view = view.filter(ImageFilter.GaussianBlur(rng.uniform(0.1, 2.0)))
-        return view
+        done = np.empty((3, SIZE, SIZE), np.float32)
+        for c, (plane, result) in enumerate(zip(view.split(), done, strict=True)):
+            np.multiply(np.asarray(plane), _SCALE[c], out=result)
+            result += _SHIFT[c]
+        return done
 
-    def __call__(self, seed: int) -> Batches:
-        import webdataset
-
-        rng = random.Random(seed)
-        samples = webdataset.WebDataset(self._urls, shardshuffle=False, empty_check=False).shuffle(256, seed=seed)
-        views: list[list[np.ndarray]] = [[], []]
-        donor = None
+    def __call__(self, samples: Iterable[dict[str, Any]]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield two tensors for each sample: those pass between processes in shared memory, arrays would be copied by pipe."""
+        rng, donor = random.Random(), None
         for sample in samples:
             name = next(ext for ext in ("jpg", "jpeg", "png") if ext in sample)
             image = Image.open(BytesIO(sample[name])).convert("RGB")
-            mask = Image.open(BytesIO(self._masks[sample["__key__"]])) if sample["__key__"] in self._masks else None
-            for view in range(2):
-                done = np.asarray(self._view(rng, image, mask, donor or image), np.float32)
-                views[view].append(((done / 255 - MEAN) / STD).transpose(2, 0, 1))
+            png = self._masks.get(sample["__key__"])
+            first, second = (torch.from_numpy(self._view(rng, image, png, donor or image)) for _ in range(2))
             donor = image
-            if len(views[0]) == self._batch:
-                yield [np.stack(v) for v in views]
-                views = [[], []]
+            yield first, second
+
+
+class WebDatasetPIL:
+    """webdataset reading, PIL decoding, `PilViews`, in the worker processes of a DataLoader."""
+
+    def __init__(self, shards: Any, threads: int, batch_size: int) -> None:
+        with Store(shards) as store, MaskStore(store) as masks:
+            encoded = {store.key(i): masks.mask(i) for i in range(len(store))}
+        views = PilViews({key: bytes(png) for key, png in encoded.items() if png is not None})
+        self._loader = webdataset_loader(shards, threads, batch_size, views)
+
+    def __call__(self, seed: int) -> Batches:
+        for views in self._loader:
+            yield [view.numpy() for view in views]
+
+
+def webdataset_loader(shards: Any, workers: int, batch_size: int, make_views: Any) -> Any:
+    """Return a DataLoader of webdataset's samples; `make_views` turns an iterator of samples into one of pairs of views.
+
+    Workers are spawned, since Numba's threads do not survive a fork, and stay between epochs: starting them is not what is
+    measured. A worker's last batch may be smaller: what was made is counted.
+    """
+    import webdataset
+
+    dataset = webdataset.WebDataset(expand(shards), shardshuffle=False, empty_check=False)
+    dataset = dataset.shuffle(256).compose(make_views).batched(batch_size, partial=True)
+    return torch.utils.data.DataLoader(
+        dataset, batch_size=None, num_workers=workers, multiprocessing_context="spawn", persistent_workers=True
+    )

@@ -13,7 +13,7 @@ import contextlib
 import importlib
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from typing import Any
@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter
 
-from figureground.bench.peers_hand import MEAN, SIZE, STD, Batches
-from figureground.shards import Store, expand
+from figureground.bench.peers_hand import MEAN, SIZE, STD, Batches, webdataset_loader
+from figureground.shards import Store
 
 _DECLARED: list[Any] = []
 """Keeps the declarations of `import_transforms` alive."""
@@ -79,32 +79,26 @@ def moco_transform(blur: Any) -> Any:
 
 
 class TwoViews:
-    """Turns a webdataset sample into two views; made anew in each worker, since transforms need not travel."""
+    """Turns webdataset's samples into pairs of views; its transform is made in each worker, since it need not travel."""
 
     def __init__(self) -> None:
         self._transform: Any = None
 
-    def __call__(self, sample: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return two tensors (3, 224, 224) float32."""
+    def __call__(self, samples: Iterable[dict[str, Any]]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield two tensors (3, 224, 224) float32 for each sample."""
         self._transform = self._transform or moco_transform(PilBlur())
-        name = next(ext for ext in ("jpg", "jpeg", "png") if ext in sample)
-        image = Image.open(BytesIO(sample[name])).convert("RGB")
-        return self._transform(image).as_subclass(torch.Tensor), self._transform(image).as_subclass(torch.Tensor)
+        for sample in samples:
+            name = next(ext for ext in ("jpg", "jpeg", "png") if ext in sample)
+            image = Image.open(BytesIO(sample[name])).convert("RGB")
+            yield self._transform(image).as_subclass(torch.Tensor), self._transform(image).as_subclass(torch.Tensor)
 
 
 class WebDatasetTorchvision:
     """webdataset, PIL and torchvision in the worker processes of a DataLoader: what most training code does."""
 
     def __init__(self, shards: Any, threads: int, batch_size: int) -> None:
-        import webdataset
-
         import_transforms()
-        dataset = webdataset.WebDataset(expand(shards), shardshuffle=False, empty_check=False)
-        dataset = dataset.shuffle(256).map(TwoViews()).batched(batch_size, partial=False)
-        # Spawned: Numba's threads do not survive a fork. Persistent: starting workers is not what is measured.
-        self._loader = torch.utils.data.DataLoader(
-            dataset, batch_size=None, num_workers=threads, multiprocessing_context="spawn", persistent_workers=True
-        )
+        self._loader = webdataset_loader(shards, threads, batch_size, TwoViews())
 
     def __call__(self, seed: int) -> Batches:
         torch.manual_seed(seed)

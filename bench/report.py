@@ -32,6 +32,7 @@ from figureground.bench.style import STYLE
 
 Document = Mapping[str, Any]
 BASE, SWAP, IDEAL = "moco_v2", "moco_v2 + swap p=0.2", "ideal: read and decode"
+OVER = "over_moco_v2_%"
 
 
 def _where(document: Document) -> str:
@@ -77,10 +78,15 @@ def limits_sentence(document: Document) -> str:
         words += f"; of {cores} cores {used:.1f} were at work"
     if BASE in epochs and SWAP in epochs:
         base, swap = epochs[BASE], epochs[SWAP]
-        words += f"; background swaps at p = 0.2 cost {100 * (swap['cpu_ms'] / base['cpu_ms'] - 1):+.1f} %"
+        words += f"; background swaps at p = 0.2 cost {over_base(swap, base['cpu_ms']):+.1f} %"
         if abs(swap["cpu_ms"] - base["cpu_ms"]) < max(base.get("cpu_ms_iqr", 0), swap.get("cpu_ms_iqr", 0)):
             words += " (less than the rounds' spread)"
     return words + "."
+
+
+def over_base(row: Mapping[str, Any], base_ms: float) -> float:
+    """Return by how much [%] a row is above the base: as it was measured, within the rounds, else by the medians."""
+    return float(row.get(OVER, round(100 * (row["cpu_ms"] / base_ms - 1), 1)))
 
 
 def throughput_section(document: Document) -> str:
@@ -90,15 +96,20 @@ def throughput_section(document: Document) -> str:
         Bar(name, (1e3 * row["cpu_ms"],), f"{1e3 * row['cpu_ms']:.0f}", 1e3 * row.get("cpu_ms_iqr", 0.0))
         for name, row in stages.items()
     ]
-    pieces = [says(limits_sentence(document)), "<h3>Stages apart</h3>", bar_chart("stages", "CPU µs an image", bars)]
+    pieces = [
+        says(limits_sentence(document)),
+        given_part(document),
+        "<h3>Stages apart</h3>",
+        bar_chart("stages", "CPU µs an image", bars),
+    ]
     pieces.append(table(stages, "stage, per image"))
     ideal, base = epochs.get(IDEAL, {}).get("cpu_ms", 0.0), epochs.get(BASE, {}).get("cpu_ms")
     bars, rows = [], {}
     for name, row in epochs.items():
         cost = row["cpu_ms"]
-        over = {"over_moco_v2_%": round(100 * (cost / base - 1), 1)} if base and name != IDEAL else {}
+        over = {OVER: over_base(row, base)} if base and name not in (IDEAL, BASE) else {}
         rows[name] = {**row, **over}
-        note = f"{cost:.2f} ms" + (f", {over['over_moco_v2_%']:+.1f} %" if over and name != BASE else "")
+        note = f"{cost:.2f} ms" + (f", {over[OVER]:+.1f} %" if over else "")
         bars.append(Bar(name, (min(ideal, cost), max(cost - ideal, 0.0)), note, row.get("cpu_ms_iqr", 0.0)))
     chart = bar_chart("end to end", "CPU ms an image", bars, legend=("read and decode", "augmentation"))
     return (
@@ -107,6 +118,20 @@ def throughput_section(document: Document) -> str:
         + presets_part(document)
         + stalls_part(document)
     )
+
+
+def given_part(document: Document) -> str:
+    """What of a user's data was measured; empty where all of it was."""
+    read, images = document.get("first_read"), document.get("images")
+    words = []
+    if read:
+        words.append(
+            f"{images} of {document['images_of_the_data_set']:,} images were measured, from a local copy; from where they lie "
+            f"they came at {read['mb_per_s']:g} MB/s, {read['images_per_s']:g} images/s, one by one."
+        )
+    if images and document.get("masks", images) < images:
+        words.append(f"{images - document['masks']} of {images} have no mask: theirs are estimated on the way.")
+    return f'<p class="note">{escape(" ".join(words))}</p>' if words else ""
 
 
 def scaling_section(documents: Sequence[Document]) -> str:
@@ -171,6 +196,8 @@ def python_section(document: Document) -> str:
     found = document["python_cost"]
     bars = [Bar(name, (ms,), f"{ms:.3f}") for name, ms in found["parts"].items()]
     rows = {name: {"ms": ms} for name, ms in found["parts"].items()} | {"whole batch": {"ms": found["python_ms"]}}
+    if "dali_ms" in found:
+        rows["DALI's calls, beside it"] = {"ms": found["dali_ms"]}
     return (
         says(verdict(found)) + bar_chart("Python", "CPU ms a batch", bars) + table(rows, f"batch of {found['batch']}")
     )

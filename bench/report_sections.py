@@ -127,6 +127,10 @@ def check_part(document: Document) -> str:
             "deviation": ", ".join(f"{x:.2f}" for x in found.get("std", [])),
             "share of grey views": found.get("gray"),
             "step between neighbours": found.get("step"),
+            "lean to one side": found.get("lean"),
+            "views of a pair differ: brightness, contrast, hue, one grey": ", ".join(
+                f"{found[key]:.2f}" for key in ("brightness", "contrast", "hue", "one_gray") if key in found
+            ),
             "equal": "yes" if found["equal"] else f"no: {found['why']}",
         }
         for name, found in work["checks"].items()

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from figureground.bench.given import check_device, in_one_sentence, say_masks, take_shards
 from figureground.bench.harness import Timing, measure, print_table, write_json
 from figureground.bench.workload import default_shards, repeat_shards
 from figureground.pipeline import Loader, recipes
-from figureground.shards import Store
 
 BATCHES, PIXELS, CHANCES = (16, 32, 64, 128, 256, 512), (250, 500, 1000), (0.0, 0.1, 0.2, 0.5, 1.0)
 USUAL_PX, USUAL_P = 500, 0.2
@@ -74,7 +74,7 @@ def axis_rows(timings: Mapping[str, Timing], by: str) -> dict[str, dict[str, Any
 def make_loader(shards: Any, device: str, *, batch_size: int, threads: int, p: float) -> Loader:
     """Return the loader of one point."""
     recipe = recipes.moco_v2().with_background("swap", p=p) if p > 0 else recipes.moco_v2()
-    return Loader(shards, recipe, batch_size=batch_size, device=device, threads=threads, format="moco", masks="sidecar")
+    return Loader(shards, recipe, batch_size=batch_size, device=device, threads=threads, format="moco", masks="auto")
 
 
 def measure_axis(axis: str, points: Sequence[float], shards: Mapping[float, Any], args: argparse.Namespace) -> Any:
@@ -101,20 +101,25 @@ def measure_axis(axis: str, points: Sequence[float], shards: Mapping[float, Any]
     return rows
 
 
+@in_one_sentence
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print the tables, write the JSON; returns the exit code."""
     cores = len(os.sched_getaffinity(0))
     parser = argparse.ArgumentParser("python -m figureground.bench scaling")
-    parser.add_argument("--shards", help="shards with mask sidecars (default: made); then no image sizes")
+    parser.add_argument("--shards", nargs="+", help="your shards (default: made, with masks); then no image sizes")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--axes", nargs="+", choices=AXES, default=list(AXES))
-    parser.add_argument("--images", type=int, default=128, help="photographs to make of each size")
+    parser.add_argument(
+        "--images", type=int, default=128, help="photographs of each size, or an eighth of what is taken of --shards"
+    )
     parser.add_argument("--repeat", type=int, default=4, help="each made shard this many times, for long epochs")
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, help="default: 64, on a GPU 256")
     parser.add_argument("--threads", type=int, default=cores)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
+    if args.batch_size is None:
+        args.batch_size = 64 if args.device == "cpu" else 256
     for name in ("images", "repeat", "batch_size", "threads", "rounds"):
         if getattr(args, name) < 1:
             print(f"scaling: --{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}", file=sys.stderr)
@@ -127,8 +132,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         for pixels in sorted({USUAL_PX, *(PIXELS if "image_px" in axes else ())}) if args.shards is None else ():
             made = default_shards(f"{folder}/{pixels}", args.images, long_side=pixels)
             shards[pixels] = repeat_shards(made, f"{folder}/{pixels}/repeated", args.repeat)
-        with Store(shards[USUAL_PX]) as store:
-            document["images"] = len(store)
+        most = 8 * args.images
+        if args.shards is None:
+            check_device(args.device)
+            most = args.repeat * args.images
+        given = take_shards(shards[USUAL_PX], f"{folder}", most=most, batch_size=args.batch_size, device=args.device)
+        say_masks(given)
+        shards[USUAL_PX], document["images"] = given.shards, given.samples
         for axis in axes:
             rows = measure_axis(axis, axis_points(axis, cores, document["images"]), shards, args)
             document["scaling"][axis] = rows

@@ -66,7 +66,7 @@ def long_run(shards: str, batches: int) -> dict[str, Any]:
     table = np.array(samples)
     start = len(table) // 10
     x = np.arange(start, len(table)) * (batches / len(table)) / 1000
-    slope = float(np.polyfit(x, table[start:, 0], 1)[0])
+    slope = float(np.polyfit(x, table[start:, 0], 1)[0]) if len(x) > 1 else 0.0
     return {
         "batches": batches,
         "memory_mb": [round(float(table[start, 0]), 1), round(float(table[-1, 0]), 1)],
@@ -149,6 +149,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--signals", type=int, default=0)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
+    asked = {name: getattr(args, name) for name in ("batches", "cycles", "signals")}
+    if min(asked.values()) < 0 or not any(asked.values()):
+        print(f"soak: one of --batches, --cycles and --signals must be at least 1, got {asked}", file=sys.stderr)
+        return 2
     document: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         shards = make_shards(folder)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from figureground.bench.given import Unfit
 from figureground.bench.harness import Timing
 from figureground.kernels.arrays import Ragged
 from figureground.kernels.blur import gaussian_blur
@@ -25,7 +26,7 @@ from figureground.pipeline.screen import screen_files
 from figureground.shards import MaskStore, Store
 
 Case = Callable[[], int]
-VIEW_BYTES = 3 * 224 * 224
+VIEW_BYTES, PAGE = 3 * 224 * 224, 4096
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,22 @@ def mask_decoding(timings: Mapping[str, Timing]) -> Timing:
 
 
 def stage_cases(store: Store, masks: MaskStore, images: int, threads: int) -> dict[str, Stage]:
-    """Return the CPU stages, each on the same `images` samples."""
+    """Return the CPU stages, each on the same samples: `images` of them, less those that cannot be decoded.
+
+    Raises
+    ------
+    Unfit
+        If none can be decoded.
+    """
     ids = np.linspace(0, len(store) - 1, images).astype(int).tolist()
-    encoded, encoded_masks = [store.image(i) for i in ids], [masks.mask(i) for i in ids]
     plain, masked = Decoder(images, threads=threads), Decoder(images, threads=threads, masks=True)
+    valid = masked.decode([store.image(i) for i in ids]).valid
+    if not valid.all():
+        print(f"{np.count_nonzero(~valid)} of {len(ids)} images cannot be decoded: left out of the stages")
+    ids, images = [i for i, good in zip(ids, valid, strict=True) if good], int(valid.sum())
+    if not ids:
+        raise Unfit("none of the images that were looked at can be decoded; run 'figureground check' on the shards")
+    encoded, encoded_masks, numbers = [store.image(i) for i in ids], [masks.mask(i) for i in ids], np.array(ids)
     decoded = masked.decode(encoded, encoded_masks)
     recipe = recipes.moco_v2().with_background("swap")
     plan = draw_plan(recipe, 0, seed=0, epoch=0, samples=np.array(ids), sizes=decoded.images.sizes)
@@ -90,7 +103,10 @@ def stage_cases(store: Store, masks: MaskStore, images: int, threads: int) -> di
         return case
 
     def read() -> int:
-        return sum(int(store.image(i)[-1] >= 0) for i in ids)
+        for piece in (*store.images(numbers), *masks.masks(numbers)):
+            if piece is not None:
+                piece[::PAGE].sum()  # one byte of each page: what brings a mapped file in
+        return images
 
     def decode(decoder: Decoder, *arguments: Any) -> Case:
         def case() -> int:
@@ -124,7 +140,7 @@ def stage_cases(store: Store, masks: MaskStore, images: int, threads: int) -> di
     mask_pixels = 0.0 if decoded.masks is None else float(decoded.masks.sizes.prod(axis=1).mean())
     area = 3 * float((plan["crop"][:, 2] * plan["crop"][:, 3]).mean())
     return {
-        "read": Stage(read),
+        "read": Stage(read, files + mask_files),
         "guard": Stage(guard),
         "decode": Stage(decode(plain, encoded), files + pixels),
         "decode with masks": Stage(decode(masked, encoded, encoded_masks), files + mask_files + pixels + mask_pixels),

@@ -109,6 +109,16 @@ def batch_count(step_ms: float, seconds: float) -> int:
     return int(min(max(1e3 * seconds / step_ms, LEAST_BATCHES), MOST_BATCHES))
 
 
+def _free_memory(device: str) -> int:
+    """Return the bytes that are free on a GPU once the memory pools have given back what they do not use."""
+    import cupy
+
+    torch.cuda.empty_cache()
+    cupy.get_default_memory_pool().free_all_blocks()
+    free: int = torch.cuda.mem_get_info(device)[0]
+    return free
+
+
 def measure_stalls(
     shards: Any, steps_ms: Iterable[float], kind: str, device: str, batch_size: int, threads: int, seconds: float
 ) -> dict[str, dict[str, Any]]:
@@ -131,10 +141,10 @@ def measure_stalls(
     for ms in steps_ms:
         step = sleeping_step(ms) if kind == "sleep" else gpu_step(ms, device) if cuda else busy_step(ms)
         alone = waiting(itertools.repeat(None), step, batch_count(ms, seconds / 3)) if cuda and kind == "busy" else None
-        free = torch.cuda.mem_get_info(device)[0] if cuda else 0
+        free = _free_memory(device) if cuda else 0
         loader = Loader(
             shards, recipes.moco_v2().with_background("swap", p=0.2), batch_size=batch_size, device=device,
-            threads=threads, format="moco", masks="sidecar",
+            threads=threads, format="moco", masks="auto",
         )  # fmt: skip
         row = waiting(endless(loader), step, batch_count(ms, seconds))
         total = row["waited_ms"] + row["step_ms"]

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import errno
 import gc
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -71,8 +73,20 @@ def make_shards(folder: Path, shards: int, samples: int, side: int = 256) -> str
     (folder / "shards").mkdir()
     for number in range(shards):
         for suffix, source in names.items():
-            os.link(source, folder / "shards" / f"s-{number:06d}{suffix}")
+            names[suffix] = link(source, folder / "shards" / f"s-{number:06d}{suffix}")
     return str(folder / "shards" / "*[0-9].tar")
+
+
+def link(source: Path, target: Path) -> Path:
+    """Link a file, or copy it where it has as many links as the file system allows; returns the one to link the next time."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno != errno.EMLINK:
+            raise
+        shutil.copy2(source, target)
+        return target
+    return source
 
 
 def resident_bytes(peak: bool = False) -> int:
@@ -196,11 +210,13 @@ def order_growth(largest: int) -> dict[str, dict[str, float]]:
 def extrapolate(index: dict[str, float], samples: int) -> dict[str, float]:
     """Scale the weighed index to more samples: all of it grows in proportion."""
     ratio = samples / index["samples"]
+    peak = {"peak_gb": round(samples * index["peak_a_sample"] / 1e9, 2)} if "peak_a_sample" in index else {}
     return {
         "open_cpu_s": round(ratio * index["open_cpu_s"], 1),
         "open_masks_cpu_s": round(ratio * index["open_masks_cpu_s"], 1),
         "store_gb": round(samples * index["bytes_a_sample"] / 1e9, 2),
         "masks_gb": round(samples * index["masks_bytes_a_sample"] / 1e9, 2),
+        **peak,
     }
 
 
@@ -213,7 +229,7 @@ def measure_startup(shards: int, samples: int, batch_size: int, largest: int) ->
         os.mkdir(some)
         for path in Path(folder, "shards").iterdir():
             if int(path.name[2:8]) < few:
-                os.link(path, f"{some}/{path.name}")
+                link(path, Path(some) / path.name)
         batch_size = min(batch_size, samples)
         first_try = in_child("first_batch", made, batch_size, time.time())
         tries = [in_child("first_batch", made, batch_size, time.time()) for _ in range(3)]

@@ -22,6 +22,7 @@ from typing import Any
 from unittest import mock
 
 from figureground.bench.charts import lanes
+from figureground.bench.given import check_device, in_one_sentence, say_masks, take_shards
 from figureground.bench.harness import print_table, write_json
 from figureground.bench.style import STYLE
 from figureground.bench.workload import default_shards
@@ -154,7 +155,7 @@ def record(shards: Any, device: str, batch_size: int, threads: int, batches: int
     cuda, recorder = device != "cpu", Recorder()
     loader = Loader(
         shards, recipes.moco_v2().with_background("swap", p=0.2), batch_size=batch_size, device=device, threads=threads,
-        format="moco", masks="sidecar",
+        format="moco", masks="auto",
     )  # fmt: skip
     for _ in loader:  # compiles and allocates
         pass
@@ -225,10 +226,11 @@ def shares(rows: Mapping[str, Sequence[tuple[float, float, str]]]) -> dict[str, 
     return found
 
 
+@in_one_sentence
 def main(argv: Sequence[str] | None = None) -> int:
     """Record, write the picture and the JSON; returns the exit code."""
     parser = argparse.ArgumentParser("python -m figureground.bench timeline")
-    parser.add_argument("--shards", nargs="+", help="shards with mask sidecars (default: made of photographs)")
+    parser.add_argument("--shards", nargs="+", help="your shards (default: made of photographs, with masks)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -243,7 +245,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 2
     with tempfile.TemporaryDirectory() as folder:
-        shards = args.shards or default_shards(folder, 2 * args.batches * args.batch_size)
+        check_device(args.device)
+        images = 2 * args.batches * args.batch_size
+        given = take_shards(
+            args.shards or default_shards(folder, images), folder, most=images, batch_size=args.batch_size
+        )
+        say_masks(given)
+        shards = given.shards
         recorder = record(shards, args.device, args.batch_size, args.threads, args.batches, args.step)
     last = max(end for lane, _, end, _ in recorder.spans if lane == TRAINER)
     rows = by_lane([(lane, start, min(end, last), kind) for lane, start, end, kind in recorder.spans if start < last])

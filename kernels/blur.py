@@ -170,14 +170,24 @@ def _pad(plane, radius, padded):  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True)
 def _weigh(values, size, step, radius, weights, sums):  # type: ignore[no-untyped-def]
-    """Write sums[i] = sum of weights[|k|] * values[i + (radius + k) * step]; 32 bits hold it, since weights sum to 2^16."""
+    """Write sums[i] = sum of weights[|k|] * values[i + (radius + k) * step]; 32 bits hold it, since weights sum to 2^16.
+
+    Two distances at a time: each pass over `sums` costs as much as the products of one.
+    """
     middle, weight = values[radius * step :], _U(weights[0])
+    a, b, one = values[(radius - 1) * step :], values[(radius + 1) * step :], _U(weights[1])
     for i in range(size):
-        sums[i] = _U(_U(middle[i]) * weight)
-    for k in range(1, radius + 1):
-        before, after, weight = values[(radius - k) * step :], values[(radius + k) * step :], _U(weights[k])
+        sums[i] = _U(_U(_U(middle[i]) * weight) + _U(_U(_U(a[i]) + _U(b[i])) * one))
+    for k in range(2, radius, 2):
+        a, b, one = values[(radius - k) * step :], values[(radius + k) * step :], _U(weights[k])
+        c, d, two = values[(radius - k - 1) * step :], values[(radius + k + 1) * step :], _U(weights[k + 1])
         for i in range(size):
-            sums[i] = _U(sums[i] + _U(_U(_U(before[i]) + _U(after[i])) * weight))
+            pair = _U(_U(_U(_U(a[i]) + _U(b[i])) * one) + _U(_U(_U(c[i]) + _U(d[i])) * two))
+            sums[i] = _U(sums[i] + pair)
+    if radius > 1 and radius % 2 == 0:
+        a, b, one = values, values[2 * radius * step :], _U(weights[radius])
+        for i in range(size):
+            sums[i] = _U(sums[i] + _U(_U(_U(a[i]) + _U(b[i])) * one))
 
 
 def _cuda(views: Any, radii: np.ndarray, weights: np.ndarray, out: Any) -> Any:

@@ -152,6 +152,47 @@ def _table(count: int, factors: Any, order: Any, grayscale: Any) -> np.ndarray:
         raise ValueError(f"jitter_color: order must be ({count}, 4) uint8, got {order.shape} {order.dtype}")
     if gray.shape != (count,) or gray.dtype not in (np.bool_, np.uint8):
         raise ValueError(f"jitter_color: grayscale must be ({count},) bool, got {gray.shape} {gray.dtype}")
+    table = np.zeros(count, _STEPS)
+    packed = np.ascontiguousarray(factors), np.ascontiguousarray(order), gray != 0
+    if not _fill_steps(*packed, table["factors"], table["before"], table["after"]):
+        _refuse(factors, order)
+    return table
+
+
+@numba.njit(nogil=True, cache=True)
+def _fill_steps(factors, order, gray, chosen, before, after):  # type: ignore[no-untyped-def]
+    """Write the rows of a table; False: a value is wrong."""
+    for n in range(len(factors)):
+        seen, shift = 0, np.uint32(0)
+        ahead, contrast_at = np.uint32(0), np.uint32(0)
+        for k in range(4):
+            step = order[n, k]
+            if step == SKIP:
+                continue
+            if step > 3 or (seen >> step) & 1:
+                return False
+            seen |= 1 << step
+            if step + 1 == _CONTRAST:
+                contrast_at = shift
+            ahead |= np.uint32(step + 1) << shift
+            shift += np.uint32(3)
+        if gray[n]:
+            ahead |= np.uint32(_GRAY) << shift
+        before[n] = ahead & ((np.uint32(1) << contrast_at) - np.uint32(1))
+        after[n] = ahead >> contrast_at
+        for c in range(4):
+            if not np.isfinite(factors[n, c]):
+                return False
+            chosen[n, c] = factors[n, c]
+        if abs(factors[n, 3]) > 0.5:
+            return False
+        # The product is exact in float64 and truncated towards zero; negative shifts wrap around, as NumPy's bytes do.
+        chosen[n, 3] = np.int32(np.float64(factors[n, 3]) * 255) & 255
+    return True
+
+
+def _refuse(factors: np.ndarray, order: np.ndarray) -> None:
+    """Say which parameter is wrong."""
     used = np.stack([(order == step).sum(1) for step in range(4)], 1)
     wrong = (used > 1).any(1) | (used.sum(1) + (order == SKIP).sum(1) != 4)
     if wrong.any():
@@ -166,25 +207,7 @@ def _table(count: int, factors: Any, order: Any, grayscale: Any) -> np.ndarray:
         raise ValueError(
             f"jitter_color: factors must be finite with hue in [-0.5, 0.5], got {factors[row].tolist()} in row {row}"
         )
-    table = np.zeros(count, _STEPS)
-    table["factors"] = factors
-    # The product is exact in float64 and truncated towards zero; negative shifts wrap around, as NumPy's bytes do.
-    table["factors"][:, 3] = (factors[:, 3].astype(np.float64) * 255).astype(np.int32) & 255
-    codes = np.where(order == SKIP, 0, order + np.uint8(1)).astype(np.uint32)
-    codes = np.concatenate([codes, np.where(gray, _GRAY, 0).astype(np.uint32)[:, None]], 1)
-    ahead = (codes == _CONTRAST).any(1) & ((codes == _CONTRAST).cumsum(1) == 0).T
-    table["before"] = _octal(np.where(ahead.T, codes, 0))
-    table["after"] = _octal(np.where(ahead.T, 0, codes))
-    return table
-
-
-def _octal(codes: np.ndarray) -> np.ndarray:
-    """Write each row's codes that are not 0 as the octal digits of one number, the first one lowest."""
-    number, digits = np.zeros(len(codes), np.uint32), np.zeros(len(codes), np.uint32)
-    for code in codes.T:
-        number |= code << (3 * digits)
-        digits += code > 0
-    return number
+    raise AssertionError("jitter_color: parameters were refused, but no fault is found in them")
 
 
 def _cpu(views: np.ndarray, table: np.ndarray, out: np.ndarray) -> np.ndarray:

@@ -220,7 +220,8 @@ class Loader:
                 backgrounds=self._backgrounds, partners=partners, textures=textures,
             ),
             Masker(
-                recipe, masks if wanted else None, method=method, all_samples=with_masks, cuda=view_device.cuda
+                recipe, masks if wanted else None, method=method, all_samples=with_masks or (with_negatives and recipe.swaps),
+                cuda=view_device.cuda,
             ),
             Augmenter(
                 recipe, dtype=ARRAY_DTYPES[dtype], channels_last=channels_last, masks=with_masks, negatives=with_negatives,

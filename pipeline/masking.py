@@ -30,7 +30,8 @@ class Masker:
     method : str
         See `figureground.pipeline.methods`.
     all_samples : bool
-        Estimate masks for all samples without one, not only for those whose background is to change.
+        Estimate masks for all samples without one (they are handed out, or a swap negative needs them), not only for those
+        whose background is to change.
     cuda : bool
         Are images on a GPU?
     """
@@ -48,7 +49,7 @@ class Masker:
         slots, masks = batch.slots, batch.masks
         if self._mode in (None, "sidecar"):
             return masks, slots
-        rows = slots.shown if self._all or self._recipe.swaps else self._wanted(batch)
+        rows = slots.shown if self._all else self._wanted(batch)
         if self._recipe.inpaints:
             rows = np.concatenate([rows, slots.donor[slots.donor >= 0]])
         rows = np.unique(rows)

@@ -108,9 +108,6 @@ class FetchedMaps(Maps):
         with self.cache.lease(file, make_way=self._make_way):
             return super().__getitem__(number)
 
-    def _take(self, number: int) -> np.ndarray:
-        return self[number]
-
     def _make_way(self) -> bool:
         return self._let_go() or (self._ahead is not None and self._ahead.give_way())
 

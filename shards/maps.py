@@ -2,21 +2,67 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
-import resource
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 
 from .errors import ShardError
 
-_NOTHING = np.empty(0, np.uint8)
-_NOTHING.flags.writeable = False
+MOST_MAPS = 8192
+"""Maps kept open by default: an eighth of what Linux allows a process (vm.max_map_count), since images, masks, textures and
+backgrounds have maps of their own."""
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.mmap.restype = ctypes.c_void_p
+_LIBC.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+_LIBC.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_FAILED = ctypes.c_void_p(-1).value
+
+
+class _Memory:
+    """Mapped memory, as NumPy takes it: read-only, and alive as long as an array that lies in it."""
+
+    def __init__(self, address: int, size: int) -> None:
+        self.__array_interface__ = {"version": 3, "typestr": "|u1", "shape": (size,), "data": (address, True)}
+
+
+def map_file(file: int, size: int, path: str) -> np.ndarray:
+    """Map an open file for reading; the file may then be closed.
+
+    Parameters
+    ----------
+    file : int
+        Descriptor.
+    size : int
+        Of the file [bytes].
+    path : str
+        For the message.
+
+    Returns
+    -------
+    (size,) uint8
+        Read-only; unmapped when it and all arrays cut from it are gone.
+
+    Raises
+    ------
+    OSError
+        If the system refuses.
+    """
+    if not size:
+        return np.frombuffer(b"", np.uint8)
+    address = _LIBC.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, file, 0)
+    if address == _FAILED:
+        number = ctypes.get_errno()
+        raise OSError(number, f"cannot be mapped: {os.strerror(number)}", path)
+    memory = _Memory(address, size)
+    weakref.finalize(memory, _LIBC.munmap, address, size).atexit = False  # threads may still read when the process ends
+    return np.asarray(memory)
 
 
 class Maps:
@@ -30,20 +76,19 @@ class Maps:
         Size [bytes] and modification time [ns] that each file must have: a map of a file that shrank would crash the
         process.
     limit : int, optional
-        Maps open at a time; by default an eighth of the process's limit of open files, from 4 to 4096: images, masks, textures and
-        backgrounds are mapped each by one of these.
+        Maps kept open; by default `MOST_MAPS`.
 
     Notes
     -----
     Letting a map go never unmaps what is still in use: each array handed out keeps its map alive, and a map that is
-    alive is used again rather than opened twice. A map holds one file descriptor. Where all are in use (batches in flight over
-    many shards), pieces of other files are read into memory of their own.
+    alive is used again rather than opened twice. A map holds no file descriptor (Python's own `mmap` would hold one): the usual
+    limit of 1024 open files is less than a batch of random samples and the batches in flight may touch.
     """
 
     def __init__(self, paths: list[str], status: np.ndarray, limit: int | None = None) -> None:
         self.paths = paths
         self.status = status
-        self._limit = limit or min(4096, max(4, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
+        self._limit = limit or MOST_MAPS
         self._closed = False
         self._clear()
 
@@ -52,6 +97,7 @@ class Maps:
         self._recent: OrderedDict[int, np.ndarray] = OrderedDict()
         self._alive: weakref.WeakValueDictionary[int, np.ndarray] = weakref.WeakValueDictionary()
         self._addresses: dict[int, int] = {}
+        self._inodes: dict[int, int] = {}
 
     def __getstate__(self) -> tuple[list[str], np.ndarray, int, bool]:
         return self.paths, self.status, self._limit, self._closed
@@ -87,78 +133,30 @@ class Maps:
                 self._recent.popitem(last=False)
             return array
 
-    def _take(self, number: int) -> np.ndarray | None:
-        """Return a file as `[]` does; None, if it is not mapped and as many others as may be are in use: read it (`_read`)."""
+    def many(self, numbers: Sequence[int]) -> tuple[list[np.ndarray], list[int]]:
+        """Return many files at once, as `[]` does, and the addresses at which they begin."""
         with self._lock:
-            if not self._closed and number not in self._alive and not self._make_room():
-                return None
-        return self[number]
-
-    def _make_room(self) -> bool:
-        """Let go of maps that are not in use, the oldest first, until there is room for one; False if all are in use."""
-        for _ in range(len(self._recent)):
-            if len(self._alive) < self._limit:
-                break
-            oldest = self._recent.popitem(last=False)[0]
-            array = self._alive.get(oldest)
-            if array is not None:
-                self._recent[oldest] = array
-        return len(self._alive) < self._limit
-
-    def view(self, number: int, start: int, size: int) -> np.ndarray:
-        """Return a piece of a file as a read-only (size,) uint8 array."""
-        array = self._take(number)
-        return self._read(number, start, size) if array is None else array[start : start + size]
-
-    def views(self, numbers: np.ndarray, starts: np.ndarray, sizes: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-        """Return many pieces (N,), as `view` does, and the addresses (N,) int64 at which they begin."""
-        files = numbers.tolist()
-        with self._lock:
-            found = {number: self._recent.get(number) for number in files}
+            found = {number: self._recent.get(number) for number in numbers}
             for number, array in found.items():
                 if array is not None:
-                    if array.base.obj.size() != len(array):  # type: ignore[union-attr]
-                        self._check_size(number, array)
+                    self._check_size(number, array)
                     self._recent.move_to_end(number)
-        full = False
-        for number, array in found.items():
-            if array is None and not (full and number not in self._alive):
-                found[number] = self._take(number)
-                full = full or found[number] is None
-        cuts = zip(files, starts.tolist(), sizes.tolist(), strict=True)
-        if not full:
-            mapped = [self._addresses[number] for number in files]
-            return [found[n][a : a + size] for n, a, size in cuts], np.array(mapped, np.int64) + starts  # type: ignore[index]
-        pieces, addresses = [], []
-        for number, start, size in cuts:
-            array = found[number]
-            pieces.append(self._read(number, start, size) if array is None else array[start : start + size])
-            addresses.append(pieces[-1].ctypes.data if array is None else self._addresses[number] + start)
-        return pieces, np.array(addresses, np.int64)
+        arrays = {number: self[number] if array is None else array for number, array in found.items()}
+        return [arrays[number] for number in numbers], [self._addresses[number] for number in numbers]
 
     def _check_size(self, number: int, array: np.ndarray) -> None:
         """Make sure, just before a mapped file is read, that it still has its length: reading beyond its end kills the process."""
-        assert isinstance(array.base, memoryview)
-        now = array.base.obj.size()  # of the open file, whatever its name has become: 0.3 us
-        if now != len(array):
+        try:
+            now = os.stat(self.paths[number])  # 1 us
+        except OSError:
+            return  # its name is gone: what is mapped stays
+        if now.st_size != len(array) and now.st_ino == self._inodes[number]:
             raise ShardError(
-                f"{self.paths[number]}: the shard was changed while it was read ({len(array)} bytes before, {now} now); "
-                f"restore it, or run 'figureground index' on it and open the Store again"
+                f"{self.paths[number]}: the shard was changed while it was read ({len(array)} bytes before, {now.st_size} "
+                f"now); restore it, or run 'figureground index' on it and open the Store again"
             )
 
     def _open(self, number: int) -> np.ndarray:
-        with self._opened(number) as file:
-            return np.frombuffer(mmap.mmap(file, 0, access=mmap.ACCESS_READ), np.uint8)
-
-    def _read(self, number: int, start: int, size: int) -> np.ndarray:
-        """Copy a piece of a file."""
-        with self._opened(number) as file:
-            data = os.pread(file, size, start)
-        return np.frombuffer(data, np.uint8) if size else _NOTHING
-
-    @contextmanager
-    def _opened(self, number: int) -> Iterator[int]:
-        """Open a file, if it is what it was."""
         path = self.paths[number]
         try:
             file = os.open(path, os.O_RDONLY)
@@ -172,7 +170,8 @@ class Maps:
                     f"{path}: the shard was changed since its index was read ({size} bytes then, "
                     f"{status.st_size} now); run 'figureground index {path}' and open the Store again"
                 )
-            yield file
+            self._inodes[number] = status.st_ino
+            return map_file(file, size, path)
         finally:
             os.close(file)
 

@@ -140,7 +140,8 @@ class MaskStore:
         start = self._offset.item(sample)
         if start < 0:
             return None
-        return self._maps.view(bisect.bisect_right(self._starts, sample) - 1, start, self._size.item(sample))
+        sidecar = self._maps[bisect.bisect_right(self._starts, sample) - 1]
+        return sidecar[start : start + self._size.item(sample)]
 
     def masks(self, samples: np.ndarray, wanted: np.ndarray | None = None) -> Pieces:
         """Return the masks of many samples, as `mask` does.

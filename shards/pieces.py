@@ -97,8 +97,9 @@ def cut_pieces(maps: Maps, files: np.ndarray, offsets: np.ndarray, sizes: np.nda
     """
     present = np.flatnonzero(offsets >= 0)
     if len(present) == len(offsets):
-        views, places = maps.views(files, offsets, sizes)
-        return Pieces(list(views), places, sizes)
+        mapped, bases = maps.many(files.tolist())
+        cuts = zip(mapped, offsets.tolist(), (offsets + sizes).tolist(), strict=True)
+        return Pieces([array[a:b] for array, a, b in cuts], np.array(bases, np.int64) + offsets, sizes)
     arrays: list[np.ndarray | None] = [None] * len(offsets)
     addresses, lengths = np.zeros(len(offsets), np.int64), np.zeros(len(offsets), np.int64)
     found = cut_pieces(maps, files[present], offsets[present], sizes[present])
@@ -142,6 +143,11 @@ def find_rows(samples: np.ndarray, first: np.ndarray, ext: np.ndarray, ranks: np
     return found
 
 
+def slim_type(values: np.ndarray, small: type[np.unsignedinteger[Any]] = np.uint32) -> type[np.integer[Any]]:
+    """Return `small` if it holds all of some non-negative integers, else int64."""
+    return small if int(values.max(initial=0)) <= np.iinfo(small).max else np.int64
+
+
 def slim(values: np.ndarray, small: type[np.unsignedinteger[Any]]) -> np.ndarray:
     """Return non-negative integers as `small` if it holds them all, else as int64.
 
@@ -150,4 +156,4 @@ def slim(values: np.ndarray, small: type[np.unsignedinteger[Any]]) -> np.ndarray
     >>> slim(np.array([3, 300]), np.uint16).dtype, slim(np.array([3, 1 << 40]), np.uint32).dtype
     (dtype('uint16'), dtype('int64'))
     """
-    return values.astype(small if int(values.max(initial=0)) <= np.iinfo(small).max else np.int64)
+    return values.astype(slim_type(values, small))

@@ -10,6 +10,7 @@ import operator
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
@@ -20,7 +21,7 @@ from .index import index_path, load_index
 from .index_text import ShardIndex, unescape_name
 from .maps import Maps
 from .patterns import expand
-from .pieces import Pieces, cut_pieces, find_rows, slim
+from .pieces import Pieces, cut_pieces, find_rows, slim, slim_type
 from .urls import is_url, shown, url_name
 
 if TYPE_CHECKING:
@@ -56,8 +57,8 @@ class Store:
     image_exts : sequence of str
         Extensions of images without the dot, lower case; the first one a sample has is its image.
     max_open : int, optional
-        Shards kept mapped at a time; by default an eighth of the process's limit of open files, from 4 to 4096. Of remote
-        shards those needed (see `need`) and an eighth of what the cache can hold.
+        Shards kept mapped at a time, by default 8192; a mapped shard takes no file descriptor. Of remote shards those needed
+        (see `need`) and an eighth of what the cache can hold.
     cache : ShardCache, optional
         Where shards of stores (`s3://`, `gs://`, `https://` ...) are kept; needed for URLs. Their indexes are fetched now,
         a shard when one of its samples is first asked for, or ahead of it (see `need`).
@@ -134,24 +135,28 @@ class Store:
             )  # fmt: skip
 
     def _join(self, indexes: list[ShardIndex]) -> None:
-        """Concatenate the shards' arrays; extensions get one table, in lower case."""
+        """Join the shards' arrays, emptying the list; extensions get one table, in lower case."""
         self._numbers: dict[str, int] = {}
-        ext, first, key_at = [], [np.zeros(1, np.int64)], [np.zeros(1, np.int64)]
-        rows = letters = 0
+        tables = []
         for found in indexes:
             names = [name.decode("utf-8", "surrogateescape").lower() for name in found.exts]
-            table = np.array([self._numbers.setdefault(name, len(self._numbers)) for name in names], np.int32)
-            ext.append(table[found.ext] if len(table) else found.ext)
-            first.append(found.first[1:] + rows)
-            key_at.append(found.key_at[1:] + letters)
-            rows += len(found.offset)
-            letters += len(found.keys)
-        self._ext = slim(np.concatenate(ext), np.uint8)
-        self._first = slim(np.concatenate(first), np.uint32)
-        self._key_at = slim(np.concatenate(key_at), np.uint32)
-        self._offset = slim(np.concatenate([found.offset for found in indexes]), np.uint32)
-        self._size = slim(np.concatenate([found.size for found in indexes]), np.uint32)
+            tables.append(np.array([self._numbers.setdefault(name, len(self._numbers)) for name in names], np.int64))
+        samples, rows = sum(map(len, indexes)), sum(len(found.offset) for found in indexes)
         self._keys = b"".join([found.keys for found in indexes])
+        self._ext = np.empty(rows, np.uint8 if len(self._numbers) <= 256 else np.int64)
+        self._first = np.zeros(samples + 1, np.uint32 if rows < 1 << 32 else np.int64)
+        self._key_at = np.zeros(samples + 1, np.uint32 if len(self._keys) < 1 << 32 else np.int64)
+        self._offset = np.empty(rows, np.result_type(np.uint32, *{slim_type(found.offset) for found in indexes}))
+        self._size = np.empty(rows, np.result_type(np.uint32, *{slim_type(found.size) for found in indexes}))
+        sample = row = letter = 0
+        for place, table in enumerate(tables):
+            found, indexes[place] = indexes[place], _NO_INDEX  # what is taken over need not be held twice
+            own, mine = slice(sample + 1, sample + len(found) + 1), slice(row, row + len(found.offset))
+            self._first[own] = found.first[1:].astype(np.int64) + row
+            self._key_at[own] = found.key_at[1:].astype(np.int64) + letter
+            self._ext[mine] = table[found.ext] if len(table) else 0
+            self._offset[mine], self._size[mine] = found.offset, found.size
+            sample, row, letter = own.stop - 1, mine.stop, letter + len(found.keys)
         self._escaped = b"%" in self._keys
         self._starts_at = np.array(self._starts, np.int64)
 
@@ -274,8 +279,9 @@ class Store:
         return bisect.bisect_right(self._starts, self._number(sample)) - 1
 
     def _view(self, sample: int, row: int) -> np.ndarray:
-        shard = bisect.bisect_right(self._starts, sample) - 1
-        return self._maps.view(shard, self._offset.item(row), self._size.item(row))
+        shard = self._maps[bisect.bisect_right(self._starts, sample) - 1]
+        start = self._offset.item(row)
+        return shard[start : start + self._size.item(row)]
 
     def image(self, sample: int) -> np.ndarray:
         """Return a sample's encoded image.
@@ -373,11 +379,24 @@ class Store:
         self.close()
 
 
+_NO_INDEX = ShardIndex(
+    np.zeros(1, np.int64), np.empty(0, np.int32), (), np.empty(0, np.int64), np.empty(0, np.int64), np.zeros(1, np.int64), b"", b""
+)  # fmt: skip
+
+
+def _slimmed(index: ShardIndex) -> ShardIndex:
+    """Return an index in the smallest types, for a list of very many."""
+    first, offset, size, key_at = (
+        slim(each, np.uint32) for each in (index.first, index.offset, index.size, index.key_at)
+    )
+    return replace(index, ext=slim(index.ext, np.uint8), first=first, offset=offset, size=size, key_at=key_at)
+
+
 def _load_indexes(paths: list[str], mode: str) -> list[ShardIndex]:
     missing = [path for path in paths if not os.path.exists(index_path(path))]
     if mode == "auto" and len(missing) > 1:
         log.info("writing the indexes of %d shards", len(missing))
         with ThreadPoolExecutor(8) as pool:  # waiting for the disk, mostly
-            made = dict(zip(missing, pool.map(load_index, missing), strict=True))
-        return [made[path] if path in made else load_index(path) for path in paths]
-    return [load_index(path, mode) for path in paths]
+            made = dict(zip(missing, map(_slimmed, pool.map(load_index, missing)), strict=True))
+        return [made[path] if path in made else _slimmed(load_index(path)) for path in paths]
+    return [_slimmed(load_index(path, mode)) for path in paths]

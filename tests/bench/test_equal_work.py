@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 
-from figureground.bench.equal_work import BOUNDS, check, describe, differences
-from figureground.pipeline import recipes
+from figureground.bench.equal_work import BOUNDS, check, describe, describe_pairs, differences
+from figureground.bench.photos import write_photos
+from figureground.pipeline import Loader, recipes
+from figureground.shards.writer import pack
 
 MEAN, STD = (np.array(x, np.float32)[:, None, None] for x in (recipes.IMAGENET_MEAN, recipes.IMAGENET_STD))
 
@@ -77,6 +81,66 @@ def test_other_shapes_are_named(levels):
     assert "instead of" in check([views, views[:, :, :16]], 32, np.float32, None)["why"]
 
 
-def test_bounds_and_differences_have_the_same_names():
-    ours = {"mean": [0.0] * 3, "std": [1.0] * 3, "gray": 0.0, "step": 0.0}
+def test_bounds_and_differences_have_the_same_names(levels):
+    ours = check([views_of(levels)] * 2, 32, np.float32, None)
     assert differences(ours, ours).keys() == BOUNDS.keys()
+
+
+def test_pairs_by_hand():
+    one, other = np.full((2, 3, 4, 4), 100, np.uint8), np.full((2, 3, 4, 4), 100, np.uint8)
+    other[0] = 200  # the first pair: twice as bright, both grey
+    one[1, 0] = other[1, 2] = 200  # the second one: red and blue, a third of a turn apart, equally bright
+    one[:, :, :, :2] += 10  # to the left
+    found = describe_pairs(views_of(one), views_of(other))
+    assert found["brightness"] == pytest.approx((np.log(200 / 105) + np.log(400 / 3 / (400 / 3 + 5))) / 2, abs=0.04)
+    assert found["hue"] == pytest.approx(2 * np.pi / 3, abs=1e-3)
+    assert found["one_gray"] == 0.0
+    assert found["lean"] == pytest.approx(10 / 255 / np.mean(recipes.IMAGENET_STD) / 2, abs=1e-3)
+    other[1] = 100
+    assert describe_pairs(views_of(one), views_of(other))["one_gray"] == 0.5
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """Two MoCo-v2 views of 96 photographs, and the same without one step each."""
+    folder = tmp_path_factory.mktemp("drawn")
+    write_photos(folder / "photos", count=96, long_side=120)
+    pack(folder / "photos", folder / "shards", progress=False)
+    base = recipes.moco_v2(64)
+    view = base.views[0]
+    changes = {
+        "jitter": {"jitter": None}, "hue": {"jitter": replace(view.jitter, hue=0.0)},
+        "brightness": {"jitter": replace(view.jitter, brightness=0.0)}, "blur": {"blur": None}, "gray": {"grayscale_p": 0.0},
+    }  # fmt: skip
+    found = {}
+    for name, change in {"all": {}, **changes}.items():
+        recipe = replace(base, views=tuple(replace(v, **change) for v in base.views))
+        with Loader(
+            folder / "shards" / "*.tar", recipe, batch_size=96, device="cpu", format="moco", masks=None
+        ) as loader:
+            parts = [views for epoch in range(3) for views, _ in _epoch(loader, epoch)]
+        found[name] = [np.concatenate([part[v].numpy() for part in parts]) for v in range(2)]
+    return found
+
+
+def _epoch(loader, number):
+    loader.set_epoch(number)
+    return list(loader)
+
+
+@pytest.mark.parametrize(
+    ("left_out", "shows"),
+    [("jitter", "brightness"), ("hue", "hue"), ("brightness", "brightness"), ("blur", "step"), ("gray", "one_gray")],
+)
+def test_a_step_that_is_left_out_shows(drawn, left_out, shows):
+    ours = check(drawn["all"], 64, np.float32, None)
+    found = check(drawn[left_out], 64, np.float32, ours)
+    assert not found["equal"]
+    assert f"{shows} differs by" in found["why"]
+
+
+def test_pairs_of_few_views_are_judged_less_strictly(levels):
+    ours = check([views_of(levels)] * 2, 32, np.float32, None)
+    dim = [views_of(levels), views_of(levels * 0.87)]  # one view of each pair a little darker: |log 0.87| = 0.14
+    assert "brightness differs by" in check([np.tile(view, (8, 1, 1, 1)) for view in dim], 32, np.float32, ours)["why"]
+    assert "brightness" not in check(dim, 32, np.float32, ours)["why"]

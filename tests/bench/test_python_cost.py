@@ -23,6 +23,7 @@ def test_small_run(tmp_path, capsys):
     document = json.loads((tmp_path / "r.json").read_text())["python_cost"]
     assert document["batch"] == 16
     assert 0 < max(document["parts"].values()) < document["python_ms"]
+    assert document["dali_ms"] > 0
     assert "Python takes" in capsys.readouterr().out
 
 
@@ -39,6 +40,8 @@ def test_verdict_by_hand():
         "'read' with 50 %."
     )
     assert "within the goal" in python_cost.verdict({**document, "python_ms": 1.0})
+    both = python_cost.verdict({**document, "dali_ms": 1.2})
+    assert both.endswith("With DALI's calls the thread takes 3.20 ms (40,000 images/s).")
 
 
 def test_own_seconds_count():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 
+import numpy as np
 import pytest
 
 from figureground.bench import simulate
-from figureground.bench.simulate import Cluster, Job, measured_ms, node_needs, predict, verdict
+from figureground.bench.simulate import Cluster, Job, kept_share, measured_ms, node_needs, predict, verdict
 
 CLUSTER = Cluster(16, 8, 1000.0, network_gbit=8, disk_gb_s=2, cores=20)
 JOB = Job(1_000_000, image_kb=100, shard_mb=500, cpu_ms=2.0, window=1)
@@ -19,23 +21,26 @@ ARGUMENTS = [
 
 def test_every_node_fetches_every_shard():
     needs = node_needs(CLUSTER, JOB)
-    # Data set 100 GB, cache 2 windows x 0.5 GB = 1 %; 2 nodes x 100 kB x 0.99 an image.
-    assert needs["network"].per_image == pytest.approx(198e3)
-    assert needs["network"].limit == pytest.approx(1e9 / 198e3)
-    assert needs["disk"].limit == pytest.approx(2e9 / 298e3)
+    # Data set 100 GB, cache 2 windows x 0.5 GB = 1 %, which saves 0.01 + 0.99 ln 0.99 = 0.00005; 2 nodes x 100 kB an image.
+    fetched = 200e3 * (1 - kept_share(0.01))
+    assert fetched == pytest.approx(199_990, abs=1)
+    assert needs["network"].per_image == pytest.approx(fetched)
+    assert needs["network"].limit == pytest.approx(1e9 / fetched)
+    assert needs["disk"].limit == pytest.approx(2e9 / (fetched + 100e3))
     assert needs["CPU"].limit == pytest.approx(10_000)
     assert needs["GPU"].limit == pytest.approx(8_000)
 
 
 def test_the_network_limits():
     result = predict(CLUSTER, JOB)
-    rate = 2 * 1e9 / 198e3  # two nodes
+    fetched = 200e3 * (1 - kept_share(0.01))
+    rate = 2 * 1e9 / fetched  # two nodes
     assert result["limit"] == "network"
     assert result["images_per_s"] == pytest.approx(rate, abs=0.1)
     assert result["stall_share"] == pytest.approx(1 - rate / 16_000, abs=1e-4)
     assert result["epoch_s"] == pytest.approx(1e6 / rate, abs=0.1)
     assert result["resources"]["CPU"] == {"images_per_s_a_node": 10_000.0, "needs": 16.0, "has": 20, "unit": "cores"}
-    assert result["resources"]["network"]["needs"] == pytest.approx(8 * 8000 * 198e3 / 1e9, abs=1e-3)
+    assert result["resources"]["network"]["needs"] == pytest.approx(8 * 8000 * fetched / 1e9, abs=1e-3)
     assert result["shards"] == 200
     assert result["least_cache_gb"] == 1.0
     assert "network is the limit" in verdict(result)
@@ -48,7 +53,7 @@ def test_local_disks_and_memory():
     assert result["stall_share"] == 0
     assert result["resources"]["network"]["images_per_s_a_node"] is None
     half = Cluster(16, 8, 1000.0, 8, 2, 20, memory_gb=50)
-    assert node_needs(half, on_disk)["disk"].per_image == pytest.approx(50e3)
+    assert node_needs(half, on_disk)["disk"].per_image == pytest.approx(100e3 * (0.5 - 0.5 * math.log(0.5)))
 
 
 def test_a_loader_on_the_gpu_takes_its_time():
@@ -58,6 +63,25 @@ def test_a_loader_on_the_gpu_takes_its_time():
     assert result["images_per_s"] == pytest.approx(8 * 800)  # 1 / (1/1000 + 1/4000)
     assert result["stall_share"] == pytest.approx(0.2)
     assert "20 % of whose time the loader takes" in verdict(result, True)
+
+
+def test_the_last_node_may_be_half_full():
+    # 12 GPUs are a node and a half: for each image of the full node, half a one is trained beside it.
+    needs = node_needs(Cluster(12, 8, 1000.0, 8, 2, 20), JOB)
+    assert needs["network"].per_image == pytest.approx(150e3 * (1 - kept_share(0.01)))
+
+
+@pytest.mark.parametrize("room", [0.1, 0.5, 0.9])
+def test_a_cache_by_last_use(room):
+    rng, shards, epochs, kept, saved = np.random.default_rng(0), 300, 40, {}, 0
+    for epoch in range(epochs):
+        for shard in rng.permutation(shards).tolist():
+            saved += epoch > 0 and shard in kept
+            kept.pop(shard, None)
+            kept[shard] = True
+            if len(kept) > room * shards:
+                del kept[next(iter(kept))]
+    assert kept_share(room) == pytest.approx(saved / (shards * (epochs - 1)), abs=0.02)
 
 
 def test_few_gpus_fill_no_node():

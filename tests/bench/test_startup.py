@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 import pytest
@@ -34,6 +35,19 @@ def test_linked_shards_are_a_data_set(tmp_path):
         assert bytes(store.image(0)) == bytes(store.image(8))
 
 
+def test_a_file_with_too_many_links_is_copied(tmp_path, monkeypatch):
+    first = tmp_path / "a"
+    first.write_bytes(b"tar")
+    assert startup.link(first, tmp_path / "b") == first
+
+    def full(source, target):
+        raise OSError(errno.EMLINK, "Too many links")
+
+    monkeypatch.setattr(startup.os, "link", full)
+    assert startup.link(first, tmp_path / "c") == tmp_path / "c"
+    assert (tmp_path / "c").read_bytes() == b"tar"
+
+
 def test_array_bytes_counts_arrays_and_strings(tmp_path):
     class Thing:
         def __init__(self) -> None:
@@ -58,6 +72,7 @@ def test_order_and_extrapolation():
         "store_gb": 10.0,
         "masks_gb": 0.0,
     }
+    assert startup.extrapolate({**index, "peak_a_sample": 2e8}, 100)["peak_gb"] == 20.0
 
 
 def test_messages(capsys):

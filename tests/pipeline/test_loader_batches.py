@@ -11,7 +11,7 @@ from loader_tools import RECIPE, make
 from pipeline_shards import write_shards
 
 from figureground.kernels.fourier import randomize_phase
-from figureground.pipeline import recipes
+from figureground.pipeline import masking, recipes
 from figureground.pipeline.plan import BACKGROUND_MODES, PLAN_DTYPE
 
 
@@ -277,3 +277,26 @@ def test_masks_none_leaves_all_alone(shards):
         batch = next(iter(loader))
     assert not batch["mask_valid"].any()
     assert (batch["params"][0]["background"] == 0).all()
+
+
+def test_only_masks_that_somebody_looks_at_are_estimated(tmp_path, monkeypatch):
+    shards = write_shards(tmp_path / "no masks", 24, masks=False)
+    estimated = []
+    whole = masking.estimate_masks
+
+    def counted(images, **options):
+        estimated.append(len(images))
+        return whole(images, **options)
+
+    monkeypatch.setattr(masking, "estimate_masks", counted)
+    recipe = recipes.moco_v2(32).with_background("swap", p=0.3, min_area=0.0, max_area=1.0)
+    views, counts = {}, {}
+    for form in ("dict", "moco"):
+        estimated.clear()
+        with make(shards, recipe, batch_size=24, masks="auto", format=form) as loader:
+            (batch,) = loader
+        views[form], counts[form] = batch["views"] if form == "dict" else batch[0], sum(estimated)
+    assert counts["dict"] == 24  # each query has a swap negative
+    assert 0 < counts["moco"] < 24  # none is handed out
+    for one, other in zip(views["dict"], views["moco"], strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)

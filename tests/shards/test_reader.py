@@ -143,51 +143,6 @@ def test_views_outlive_everything(make_tar):
     assert (views[3] == 3).all()
 
 
-def test_more_shards_in_use_than_may_be_open(make_tar):
-    """What a batch holds stays mapped; the rest is copied, so that handles do not run out."""
-    tars = [
-        make_tar(f"{i:02d}.tar", [(f"{i}.jpg", bytes([i]) * (100 * i)), (f"{i}.cls", b"%d" % i)]) for i in range(40)
-    ]
-    store = Store(tars, max_open=5)
-    before = len(os.listdir("/proc/self/fd"))
-    batches = [store.images(np.arange(40)) for _ in range(3)]
-    assert len(os.listdir("/proc/self/fd")) <= before + 5
-    for batch in batches:
-        for i, (array, address, size) in enumerate(zip(batch, batch.addresses, batch.sizes, strict=True)):
-            assert array is not None
-            assert (array.size, size) == (100 * i, 100 * i)
-            assert i == 0 or array.ctypes.data == address
-            assert (array == i).all()
-            assert not array.flags.writeable
-    assert store.targets.tolist() == list(range(40))
-    for order in ([30, 0, 31, 1, 32], [0, 30, 1], [30, 31]):
-        assert [bytes(piece)[:1] for piece in store.images(order)] == [bytes([i])[: 100 * i] for i in order]
-    del batches, batch, array
-    again = store.images(np.arange(35, 40))  # those of before make way
-    assert len(store._maps._alive) == 5
-    assert set(store._maps._recent) == set(range(35, 40))
-    del again
-    os.truncate(tars[20], 1024)
-    with pytest.raises(ShardError, match=r"20\.tar: the shard was changed since"):
-        store.images(np.arange(40))
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
-def test_few_file_handles(make_tar):
-    """An eighth of the limit for each store: images, masks and what else a loader opens fit, however many the shards."""
-    tars = [make_tar(f"{i:03d}.tar", [(f"{i}.jpg", b"%d" % i)]) for i in range(90)]
-    code = (
-        "import resource, sys, numpy as np\n"
-        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n"
-        "from figureground.shards.reader import Store\n"
-        "stores = [Store(sys.argv[1:]) for _ in range(4)]\n"
-        "held = [store.images(np.arange(90)) for store in stores for _ in range(2)]\n"
-        "print({bytes(piece) == b'%d' % i for batch in held for i, piece in enumerate(batch)})\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code, *tars], capture_output=True, text=True, timeout=100, check=False)
-    assert (done.stdout, done.returncode) == ("{True}\n", 0), done.stderr[-2000:]
-
-
 def test_closed(folder: Path):
     store = Store(folder)
     store.close()

@@ -1,0 +1,130 @@
+"""What users give: cut to size, or refused in a sentence."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from pipeline_shards import write_shards, write_tar
+
+from figureground.bench import kernels, peers, python_cost, scaling, soak, throughput, timeline
+from figureground.bench.given import CUT_SHARDS, Unfit, check_files, take_shards
+from figureground.shards import MaskStore, Store
+
+FEW = {throughput: ["--rounds", "1"], scaling: ["--rounds", "1"], timeline: [], peers: ["--rounds", "1"]}
+
+
+def test_more_than_enough_is_cut_evenly(tmp_path, capsys):
+    given = take_shards(write_shards(tmp_path / "s", 60), tmp_path, most=20, batch_size=2)
+    assert (given.samples, given.masked, given.of) == (20, 20, 60)
+    assert given.first_read["files"] == 20
+    assert "20 of the 60 samples are used" in capsys.readouterr().out
+    chosen = np.linspace(0, 59, 20).astype(int).tolist()
+    with Store(given.shards) as cut, MaskStore(cut) as masks:
+        assert len(cut.shards) == CUT_SHARDS
+        assert cut.targets.tolist() == [i % 5 for i in chosen]
+        with Store(str(tmp_path / "s" / "part-*.tar")) as store, MaskStore(store) as whole:
+            for place, sample in enumerate(chosen):
+                assert bytes(cut.image(place)) == bytes(store.image(sample))
+                assert bytes(masks.mask(place)) == bytes(whole.mask(sample))
+
+
+def test_what_is_little_enough_is_taken_as_it_is(tmp_path):
+    shards = write_shards(tmp_path / "s", 20, masks=False)
+    given = take_shards(shards, tmp_path, most=5, batch_size=4)  # eight batches are 32
+    assert (given.shards, given.samples, given.masked, given.first_read) == (shards, 20, 0, None)
+    cut = take_shards(shards, tmp_path, most=8, batch_size=1)
+    with Store(cut.shards) as store, MaskStore(store) as masks:
+        assert (len(store), cut.masked, masks.present.any()) == (8, 0, False)
+
+
+@pytest.mark.parametrize("verb", FEW, ids=lambda verb: verb.__name__.rpartition(".")[2])
+def test_fewer_samples_than_a_batch(tmp_path, capsys, verb):
+    shards = write_shards(tmp_path / "s", 5)
+    assert verb.main(["--shards", shards, "--batch-size", "8", *FEW[verb]]) == 2
+    name = verb.__name__.rpartition(".")[2]
+    said = capsys.readouterr().err
+    assert said == f"{name}: --batch-size (BATCH) must be at most the 5 samples of the shards, got 8\n"
+
+
+@pytest.mark.parametrize("verb", [*FEW, python_cost], ids=lambda verb: verb.__name__.rpartition(".")[2])
+def test_no_shards(tmp_path, capsys, verb):
+    assert verb.main(["--shards", str(tmp_path / "none" / "*.tar")]) == 2
+    assert "no shard matches" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "verb", [throughput, scaling, timeline, kernels], ids=lambda verb: verb.__name__.rpartition(".")[2]
+)
+def test_no_gpu(capsys, verb):
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("says what is missing without a GPU")
+    assert verb.main(["--device", "cuda"]) == 2
+    assert "needs a CUDA GPU" in capsys.readouterr().err
+
+
+def broken_shards(folder, bad, count=24):
+    """Shards of which some samples are empty, text or cut short."""
+    shards = write_shards(folder / "whole", count)
+    members = []
+    with Store(shards) as store:
+        for i in range(count):
+            image = bytes(store.image(i))
+            if i < bad:
+                image = (b"", b"<html>not found</html>", image[:100])[i % 3]
+            members.append((f"{i:05d}.jpg", image))
+    write_tar(folder / "broken.tar", members)
+    return str(folder / "broken.tar")
+
+
+def test_broken_files_are_left_out_of_the_stages(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(throughput, "copy_bandwidth", lambda *_: 10.0)
+    path = tmp_path / "r.json"
+    arguments = [
+        "--shards",
+        broken_shards(tmp_path, 1),
+        "--batch-size",
+        "8",
+        "--rounds",
+        "1",
+        "--no-presets",
+        "--steps",
+    ]
+    assert throughput.main([*arguments, "--json", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "1 of 24 images cannot be decoded" in said
+    assert "24 of 24 samples have no mask: theirs are estimated on the way" in said
+    epochs = json.loads(path.read_text())["epochs"]
+    assert {throughput.OVER} <= epochs["moco_v2 + swap p=1"].keys()
+    # Masks are estimated where there is none: the backgrounds' price is not hidden.
+    assert epochs["moco_v2 + swap p=1"][throughput.OVER] > 10
+
+
+def test_too_many_broken_files_end_in_a_sentence(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(throughput, "copy_bandwidth", lambda *_: 10.0)
+    shards = broken_shards(tmp_path, 9)
+    assert throughput.main(["--shards", shards, "--batch-size", "8", "--rounds", "1", "--no-presets", "--steps"]) == 2
+    assert "could not be decoded, more than error_budget" in capsys.readouterr().err
+
+
+def test_peers_want_intact_files(tmp_path, capsys):
+    shards = broken_shards(tmp_path, 2)
+    with pytest.raises(Unfit, match=r"2 of 24 are not \(first: 00000 in .*broken.tar\)"):
+        check_files(shards)
+    assert peers.main(["--shards", shards, "--batch-size", "8", "--rounds", "1"]) == 2
+    assert "peers: all images must be intact JPEG or PNG files" in capsys.readouterr().err
+    check_files(write_shards(tmp_path / "good", 4))
+
+
+def test_without_masks_no_peer_swaps(tmp_path):
+    made, skipped = peers.make_peers(write_shards(tmp_path / "s", 8, masks=False), 1, 4, masks=False)
+    assert next(iter(made)) == peers.OURS_PLAIN
+    assert "have no masks" in skipped[peers.OURS]
+    assert not any("swap p" in name for name in made)
+
+
+def test_soak_wants_something_to_do(capsys):
+    assert soak.main([]) == 2
+    assert "one of --batches, --cycles and --signals must be at least 1" in capsys.readouterr().err
