@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import os
+from collections import Counter
 from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 
 from figureground.kernels.arrays import Ragged, array_module
+from figureground.shards import MaskStore, ShardError
 
 from .anchors import boxes_of
 from .assemble import Assembled
@@ -17,6 +22,48 @@ from .recipe import Recipe
 from .tables import Slots
 
 MaskMode = Literal["auto", "sidecar", "kernel"] | None
+
+log = logging.getLogger(__name__)
+
+
+def check_sidecars(sidecars: MaskStore, mode: MaskMode, masks_dir: str | os.PathLike[str] | None) -> None:
+    """Say what a trainer would notice too late: sidecars that are not there, or are not all of one kind.
+
+    Parameters
+    ----------
+    sidecars : MaskStore
+    mode : {"auto", "sidecar"}
+    masks_dir : path or None
+        Where the user says that they lie.
+
+    Raises
+    ------
+    ShardError
+        If that folder has no sidecar of any of the shards.
+    """
+    manifests = sidecars.manifests
+    lacking = [path for path, manifest in zip(sidecars.sidecars, manifests, strict=True) if manifest is None]
+    if len(lacking) == len(manifests) and masks_dir is not None:
+        raise ShardError(
+            f"{lacking[0]}: no shard has a sidecar in masks_dir; run 'figureground masks' with it as --out, or leave masks_dir out"
+        )
+    if lacking and (mode == "sidecar" or len(lacking) < len(manifests)):
+        log.warning(
+            "%d of %d shards have no mask sidecar, the first would be %s: their images %s; 'figureground masks' makes them",
+            len(lacking), len(manifests), lacking[0],
+            "are left alone" if mode == "sidecar" else "get masks as they are loaded",
+        )  # fmt: skip
+    # What an import's parameters say of files differs from shard to shard.
+    makers = Counter(
+        (manifest.method, manifest.version, json.dumps({k: v for k, v in manifest.parameters.items() if k != "files"}))
+        for manifest in manifests
+        if manifest is not None
+    )
+    if len(makers) > 1:
+        log.warning(
+            "mask sidecars were not all made alike: %s; 'figureground masks --update' makes those again that were made otherwise",
+            ", ".join(f"{count} by {method} {version}".rstrip() for (method, version, _), count in makers.most_common()),
+        )  # fmt: skip
 
 
 class Masker:

@@ -43,18 +43,28 @@ class EstimateMasks:
     """Images with more pixels count as undecodable."""
 
     def __post_init__(self) -> None:
-        from figureground.kernels.saliency import LEAST_SIZE, MOST_SIZE
+        from figureground.kernels.saliency import MOST_SIZE
 
-        from .methods import check_method
+        from .methods import absolute_method, resolve_method
 
-        check_method(self.method, caller="make_masks")
-        if not LEAST_SIZE <= self.size <= MOST_SIZE:
-            raise ValueError(f"make_masks: size must be {LEAST_SIZE} to {MOST_SIZE} px, got {self.size}")
+        object.__setattr__(self, "method", absolute_method(self.method, caller="make_masks"))  # it travels
+        least = resolve_method(self.method, caller="make_masks").least
+        if not least <= self.size <= MOST_SIZE:
+            raise ValueError(
+                f"make_masks: size must be {least} to {MOST_SIZE} px, got {self.size} for method {self.label!r}"
+            )
         for name in ("batch_size", "threads", "max_pixels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"make_masks: {name} must be at least 1, got {getattr(self, name)}")
         if self.device != "cpu" and re.fullmatch(r"cuda(:\d+)?", self.device) is None:
             raise ValueError(f"make_masks: device must be 'cpu', 'cuda' or 'cuda:N', got {self.device!r}")
+
+    @property
+    def label(self) -> str:
+        """Name of the method, for the manifest: of a file its base name alone, its digest is among the parameters."""
+        from .methods import label_method
+
+        return label_method(self.method)
 
     def parameters(self, store: Store) -> dict[str, Any]:
         """Return what the masks depend on."""

@@ -2,6 +2,8 @@
 
     DIR/<key>.png, in folders where the key has them      any size, covers the whole, upright image
 
+A file that says (by EXIF) how it is to be turned is turned so.
+
 Grey of any depth is scaled to 8 bits. Where a file has transparency that says something (a cut-out), the opacity is the
 mask; else the grey value of its colours is. In a coloured palette (DAVIS, VOC) entry 0 is ground, all others are figure.
 """
@@ -16,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from figureground.shards import Store
 from figureground.shards.masks import encode_mask
@@ -62,7 +64,7 @@ def gray_mask(data: bytes) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             image.load()
-            mask = _gray(image)
+            mask = _gray(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
         raise ValueError(f"not a PNG: it starts with {data[:8]!r}") from None
     except _DAMAGED as error:

@@ -59,11 +59,12 @@ class OpenTask(Protocol):
 
 
 class Task(Protocol):
-    """How masks are made; a task that makes something else says so by an attribute `kind`, see `kind_of`."""
+    """How masks are made; a task that makes something else says so by an attribute `kind`, see `kind_of`; one whose method is a
+    path names it for people by an attribute `label`, see `label_of`."""
 
     @property
     def method(self) -> str:
-        """Name of the method, for the manifest."""
+        """Name of the method."""
 
     def parameters(self, store: Store) -> dict[str, Any]:
         """Return what the masks of a shard depend on, besides its images and the method: fit for JSON."""
@@ -171,6 +172,12 @@ def kind_of(task: Task) -> SidecarKind:
     return kind
 
 
+def label_of(task: Task) -> str:
+    """Return the name of a task's method for manifests and reports."""
+    label: str = getattr(task, "label", task.method)
+    return label
+
+
 def make_sidecar(
     task: Task,
     opened: OpenTask,
@@ -222,7 +229,7 @@ def make_sidecar(
                 progress(tally.samples)
         report = tally.report(name, sidecar)
         about = {"parameters": settings, "result": result_of(report), "version": code_version(), "source": source}
-        with target.writer(shard, method=task.method, **about) as writer:
+        with target.writer(shard, method=label_of(task), **about) as writer:
             for key, png in pngs:
                 writer.add(key, png)
     except UploadRefused:

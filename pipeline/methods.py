@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Protocol
 
-from figureground.kernels.saliency import METHODS, estimate_saliency
+from figureground.kernels.saliency import LEAST_SIZE, METHODS, estimate_saliency
 
 FILE_METHODS = {
     "net": ("saliency_net", "saliency_refiner"),
@@ -35,6 +35,10 @@ class Method(Protocol):
     def side(self) -> int | None:
         """Side of the images that it wants [px]; None: that of the masks."""
 
+    @property
+    def least(self) -> int:
+        """Smallest side of masks that it makes [px]."""
+
     def __call__(self, images: Any, size: int | None = None) -> Any:
         """Return masks (N, size, size) uint8 of images (N, 3, side, side) uint8, on their device."""
 
@@ -43,6 +47,7 @@ class Method(Protocol):
 class _Kernel:
     name: str
     side: int | None = None
+    least: int = LEAST_SIZE
 
     def __call__(self, images: Any, size: int | None = None) -> Any:
         return estimate_saliency(images, method=self.name)
@@ -95,6 +100,34 @@ def resolve_method(name: str, *, caller: str = "resolve_method") -> Method:
 def check_method(name: str, *, caller: str = "check_method") -> None:
     """Raise what `resolve_method` would; a file is read whole, and kept."""
     resolve_method(name, caller=caller)
+
+
+def absolute_method(name: str, *, caller: str = "absolute_method") -> str:
+    """Return the same method for processes that work in another folder: a file's path is made absolute.
+
+    Examples
+    --------
+    >>> absolute_method("fused"), absolute_method("net:/models/a.pt")
+    ('fused', 'net:/models/a.pt')
+    """
+    if name in METHODS:
+        return name
+    kind, path = _split(name, caller)
+    return f"{kind}:{os.path.abspath(path)}"
+
+
+def label_method(name: str) -> str:
+    """Return the method's name for manifests: of a file its base name, since equal files may lie anywhere.
+
+    Examples
+    --------
+    >>> label_method("fused"), label_method("net:/models/a.pt")
+    ('fused', 'net:a.pt')
+    """
+    if name in METHODS:
+        return name
+    kind, path = _split(name, "label_method")
+    return f"{kind}:{os.path.basename(path)}"
 
 
 def method_record(name: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from PIL import Image
 from pipeline_shards import write_shards
 
 from figureground.pipeline.masks_cli import Terminated, add_masks, add_show_masks, run_masks, run_show_masks
+from figureground.pipeline.masks_estimate import EstimateMasks
+from figureground.pipeline.saliency_net import SaliencyNet, save_net
 
 
 def masks(*arguments):
@@ -178,3 +181,69 @@ def test_credentials_come_from_the_environment(shards, tmp_path, monkeypatch, ca
         assert "0 sidecars made, 2 kept" in capsys.readouterr().out
         assert masks(shards, "--out", "s3://nowhere/masks", "--size", 32) == 2
         assert capsys.readouterr().err == "s3://nowhere/masks: the bucket does not exist; make it, or check the URL\n"
+
+
+def test_a_folder_that_cannot_be_made(shards, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert masks(shards, "--out", tmp_path / "file", "--size", 32) == 2
+    assert (
+        "file: no folder of sidecars can be made there (File exists); choose another (--out)" in capsys.readouterr().err
+    )
+    assert masks(shards, "--out", tmp_path / "out", "--size", 32) == 0
+    assert show(shards, "--masks", tmp_path / "out", "--out", tmp_path / "file" / "page.html") == 2
+    assert re.search("Not a directory|File exists", capsys.readouterr().err)
+
+
+def test_update_makes_only_what_was_made_otherwise(shards, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert masks(shards, "--out", out, "--size", 32) == 0
+    before = {path: path.read_bytes() for path in sorted(out.glob("*.tar"))}
+    # As a run with --overwrite that was killed after the first shard leaves them.
+    assert masks(shards, "--out", out, "--size", 32, "--method", "rbd", "--overwrite", "--limit", 1) == 0
+    capsys.readouterr()
+    assert masks(shards, "--out", out, "--size", 32, "--method", "rbd") == 2
+    assert "method 'fused', asked for 'rbd'); pass overwrite (--overwrite all anew, --update only these)" in (
+        capsys.readouterr().err
+    )
+    assert masks(shards, "--out", out, "--size", 32, "--method", "rbd", "--update") == 0
+    assert "rbd: 1 sidecars made, 1 kept" in capsys.readouterr().out
+    assert masks(shards, "--out", out, "--size", 32, "--update") == 0
+    assert "fused: 2 sidecars made, 0 kept" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in sorted(out.glob("*.tar"))} == before
+    with pytest.raises(SystemExit):
+        masks(shards, "--update", "--overwrite")
+
+
+def test_an_import_without_any_match_is_a_problem(shards, tmp_path, capsys):
+    folder = tmp_path / "pngs" / "class"
+    folder.mkdir(parents=True)
+    Image.fromarray(np.full((9, 9), 255, np.uint8)).save(folder / "00003.png")
+    assert masks(shards, "--out", tmp_path / "out", "--from-folder", folder.parent) == 1
+    assert "the mask of '00000' would be '00000.png' in the folder" in capsys.readouterr().out
+
+
+def test_an_import_takes_no_size(shards, tmp_path, capsys):
+    assert masks(shards, "--from-folder", tmp_path, "--size", 64) == 2
+    assert "--size is for masks made here" in capsys.readouterr().err
+
+
+def test_a_network_wants_larger_masks(shards, tmp_path, capsys):
+    save_net(tmp_path / "net.pt", SaliencyNet(4), side=32, card={})
+    assert masks(shards, "--method", f"net:{tmp_path / 'net.pt'}", "--size", 20) == 2
+    assert "size must be 32 to 256 px, got 20 for method 'net:net.pt'" in capsys.readouterr().err
+
+
+def test_the_place_of_a_network_is_not_in_the_masks(shards, tmp_path, monkeypatch):
+    """The same file by a relative path, by an absolute one and from another folder: one set of masks."""
+    (tmp_path / "a").mkdir()
+    save_net(tmp_path / "net.pt", SaliencyNet(4), side=32, card={})
+    (tmp_path / "a" / "net.pt").write_bytes((tmp_path / "net.pt").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    made = []
+    for method in ("net:net.pt", f"net:{tmp_path}/net.pt", "net:a/net.pt"):
+        assert masks(shards, "--out", tmp_path / "out", "--method", method, "--size", 32) == 0
+        made.append([path.read_bytes() for path in sorted((tmp_path / "out").glob("*.tar"))])
+        for path in (tmp_path / "out").iterdir():
+            path.unlink()
+    assert made[0] == made[1] == made[2]
+    assert EstimateMasks("net:net.pt").method == f"net:{tmp_path}/net.pt", "it travels to workers elsewhere"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 
 import numpy as np
@@ -11,6 +12,7 @@ from pipeline_shards import disc_image
 
 from figureground.kernels.arrays import Ragged
 from figureground.kernels.saliency import METHODS, estimate_saliency
+from figureground.pipeline.array_model import read_state, read_weights
 from figureground.pipeline.augment import estimate_masks
 from figureground.pipeline.methods import check_method, method_record, resolve_method
 from figureground.pipeline.saliency_net import SaliencyNet, save_net
@@ -86,3 +88,25 @@ class Evil:
 
     def __reduce__(self):
         return os.system, ("true",)
+
+
+def test_what_torch_will_not_read_is_named(tmp_path):
+    """torch's own words advise to load without weights_only, which would run what is in the file."""
+    path = tmp_path / "x.pt"
+    torch.save(torch.nn.Linear(2, 2), path)
+    with pytest.raises(
+        ValueError, match=r"holds Python objects \(torch.nn.modules.linear.Linear\); save its state dict"
+    ):
+        read_weights(path)
+    for content, says in ((b"", "an empty file"), (b"<html>no", "another file, which starts with b'<html>no'")):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=says) as caught:
+            read_weights(path)
+        assert "weights_only" not in str(caught.value)
+
+
+def test_options_beside_the_weights_are_no_obstacle(tmp_path):
+    """As DINO's own training saves them."""
+    state = {"teacher": {"a": torch.ones(2)}, "args": argparse.Namespace(arch="vit_small", patch_size=16), "epoch": 3}
+    torch.save(state, tmp_path / "checkpoint.pth")
+    assert read_state(tmp_path / "checkpoint.pth")["a"].tolist() == [1, 1]
