@@ -247,3 +247,15 @@ def test_the_place_of_a_network_is_not_in_the_masks(shards, tmp_path, monkeypatc
             path.unlink()
     assert made[0] == made[1] == made[2]
     assert EstimateMasks("net:net.pt").method == f"net:{tmp_path}/net.pt", "it travels to workers elsewhere"
+
+
+def test_lines_in_a_log(shards, tmp_path, capsys, monkeypatch):
+    """Without a terminal a bar says nothing before its end, which may be days away."""
+    monkeypatch.setattr("figureground.pipeline.masks_bar.LINES_S", 0.0)
+    parser = argparse.ArgumentParser()
+    add_masks(parser)
+    arguments = [str(shards), "--out", str(tmp_path / "out"), "--size", "32", "--device", "cpu"]
+    assert run_masks(parser.parse_args(arguments)) == 0
+    assert re.search(r"^1/2 shards, \d+/12 images", capsys.readouterr().err, re.M)
+    assert run_masks(parser.parse_args([*arguments, "--overwrite", "--quiet"])) == 0
+    assert capsys.readouterr().err == ""
