@@ -79,7 +79,13 @@ class RayEngine:
     def run(
         self, task: Task, shards: Sequence[str], target: Target, progress: Callable[[int, int], None]
     ) -> Iterator[ShardReport]:
-        """Yield a report for each shard, in the order in which they are finished."""
+        """Yield a report for each shard, in the order in which they are finished.
+
+        Raises
+        ------
+        RuntimeError
+            If the local cluster that it starts has too few processors or GPUs for a worker.
+        """
         if not shards:
             return
         ray = _import_ray()
@@ -88,6 +94,7 @@ class RayEngine:
             self._connect(ray, task)
         run = _Run(ray, self, task, [_absolute(shard) for shard in shards], _everywhere(target))
         try:
+            self._check_room(ray, task, final=ours and self.address is None)
             for report in run.reports(progress):
                 shard = shards[run.number_of[report.shard]]
                 yield replace(report, shard=plain(shard), sidecar=plain(target.sidecar(shard)))
@@ -104,6 +111,18 @@ class RayEngine:
         ray.init(
             num_cpus=self.jobs * _threads(task), object_store_memory=_OBJECT_STORE_BYTES, include_dashboard=False, **quiet
         )  # fmt: skip
+
+    def _check_room(self, ray: Any, task: Task, *, final: bool) -> None:
+        """Say it if no node is large enough for an actor, which would wait for ever; an error if no node can come (`final`)."""
+        wanted = self.resources(task)
+        for node in ray.nodes():
+            has = node["Resources"] if node["Alive"] else {}
+            if has.get("CPU", 0) >= wanted["num_cpus"] and has.get("GPU", 0) >= wanted["num_gpus"]:
+                return
+        needs = f"a Ray worker needs {wanted['num_cpus']:g} CPU and {wanted['num_gpus']:g} GPU, and no node has as many"
+        if final:
+            raise RuntimeError(f"make_masks: {needs}; pass device='cpu', a smaller share of a GPU, or fewer threads")
+        log.warning("%s: waiting for one to join the cluster", needs)
 
     def resources(self, task: Task) -> dict[str, float]:
         """Return what an actor reserves."""
