@@ -164,17 +164,28 @@ const press = query => document.querySelector(query).click();
 """
 
 
+def chromium(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Chromium without a window, with a profile of its own."""
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium on the PATH, e.g. of 'apt-get install chromium'")
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={folder / 'profile'}",
+        *arguments,
+    ]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
 def browse(page: Path, folder: Path, *, fragment: str = "", size: str = "1200,900", probe: str = PROBE) -> dict:
     """Open a page in Chromium, play with it, and return what was seen, by step."""
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium")
     probed = folder / "probed.html"
     probed.write_text(page.read_text("utf-8").replace("</body>", probe + "</body>"), "utf-8")
-    command = [
-        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}", f"--window-size={size}",
-        "--virtual-time-budget=20000", "--dump-dom", f"{probed.as_uri()}{fragment}",
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = chromium(
+        folder, f"--window-size={size}", "--virtual-time-budget=20000", "--dump-dom", probed.as_uri() + fragment
+    )
     found = re.search(r'<pre id="log">(.*?)</pre>', done.stdout, re.S)
     assert found, f"the page did not answer: {done.stderr[-500:]}"
     log = json.loads(unescape(found[1]))
@@ -249,6 +260,33 @@ setTimeout(() => {
 """
     seen = browse(page, tmp_path, fragment="#threshold=0.7&filter=full", probe=probe)["x"]
     assert (seen["keys"], seen["slider"]) == (["c1/005"], "0.7")
+
+
+def test_what_is_seen(page, tmp_path):
+    """Screenshots: outlines of both methods in their colors, on thumbnails in rows; the slider draws the rings in."""
+
+    def pixels(fragment: str, color: tuple[int, int, int]) -> np.ndarray:
+        image = tmp_path / "page.png"
+        options = (
+            "--window-size=1000,2000",
+            "--hide-scrollbars",
+            "--virtual-time-budget=3000",
+            f"--screenshot={image}",
+        )
+        done = chromium(tmp_path, *options, page.as_uri() + fragment)
+        assert image.exists(), done.stderr[-500:]
+        rows = cv2.imread(str(image)).astype(int)
+        image.unlink()
+        return np.abs(rows[..., ::-1] - color).max(2) < 40
+
+    figure, other = (255, 46, 116), (0, 194, 255)
+    half = pixels("", figure)[300:]
+    assert half.sum() > 2000
+    assert len(np.flatnonzero(np.diff(half.any(1).astype(int)) == 1)) >= 3, "rows of thumbnails"
+    assert pixels("", other)[300:].sum() > 1000
+    assert pixels("#threshold=0.95", figure)[300:].sum() < 0.9 * half.sum(), "the masks are discs: higher is smaller"
+    assert pixels("#show=image", figure)[300:].sum() < 0.05 * half.sum()
+    assert pixels("#filter=none", figure)[300:].sum() < 0.05 * half.sum()
 
 
 def test_only_what_is_in_view_is_drawn(page, tmp_path):
