@@ -294,13 +294,21 @@ def _thumbnail(data: np.ndarray) -> tuple[str, int, int, str]:
     try:
         with Image.open(io.BytesIO(data.tobytes())) as image:
             image.draft("RGB", (2 * _THUMB, 2 * _THUMB))
-            small = ImageOps.exif_transpose(image).convert("RGB")
+            small = _eight_bits(ImageOps.exif_transpose(image)).convert("RGB")
     except _DAMAGED:
         return "", 1, 1, "the image cannot be decoded" if data.size else "no image"
     small.thumbnail((_THUMB, _THUMB), Image.Resampling.BICUBIC)
     stream = io.BytesIO()
     small.save(stream, "JPEG", quality=_QUALITY)
     return base64.b64encode(stream.getvalue()).decode(), small.width, small.height, ""
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Scale 16-bit grey, as the pipeline's decoder does; Pillow's own conversion would show most of it as white."""
+    if image.mode != "I" and not image.mode.startswith("I;16"):
+        return image
+    wide = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)
+    return Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
 
 
 def _decoded(png: np.ndarray | None) -> np.ndarray | None:

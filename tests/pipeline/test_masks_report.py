@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -12,9 +14,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from pipeline_shards import disc_image, write_tar
 
-from figureground.pipeline.masks_report import mask_confidence, mask_disagreement, spread, write_page
+from figureground.pipeline.masks_report import _thumbnail, mask_confidence, mask_disagreement, spread, write_page
 from figureground.shards import ShardError
 from figureground.shards.masks import MaskWriter
 
@@ -96,6 +99,17 @@ def test_data(page):
     assert items["c0/000"]["confidence"] > items["c1/023"]["confidence"]
     assert 0 < items["c0/006"]["disagreement"] < 1
     assert (items["c0/000"]["width"], items["c0/000"]["height"]) == (110, 70)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_thumbnails_of_16_bits(kind):
+    """They are as dark as what the pipeline sees."""
+    stream = io.BytesIO()
+    Image.fromarray(np.full((20, 30), 16384, np.uint16)).save(stream, kind)
+    photo, width, height, note = _thumbnail(np.frombuffer(stream.getvalue(), np.uint8))
+    assert (width, height, note) == (30, 20, "")
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(photo))))
+    assert abs(pixels.astype(int) - 64).max() <= 1
 
 
 def test_nothing_is_loaded_from_elsewhere(page):
