@@ -266,17 +266,19 @@ def _publish(report: TrainReport, trainer: Trainer | RefineTrainer, side: int, r
 def _draw_curves(path: str, losses: Sequence[float], plan: TrainPlan) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(7, 4), dpi=110, layout="constrained")
     axes = FigureCanvasAgg(figure).figure.subplots()
     epochs, first = range(1, len(losses) + 1), plan.first
     if plan.kind == "refine":
         axes.plot(epochs, losses, "o-", markersize=3, label="compositions and photographs")
-        axes.set(xlabel="epoch", ylabel="cross-entropy and soft F", ylim=(0, None))
+        axes.set(xlabel="epoch", ylabel="cross-entropy and soft F", ylim=(0, 1.05 * max(losses)))
     else:
         axes.plot(epochs[:first], losses[:first], "o-", markersize=3, label="phase 1: each teacher")
         axes.plot(epochs[first:], losses[first:], "o-", markersize=3, label="phase 2: their consensus")
-        axes.set(xlabel="epoch", ylabel="1 - soft F", ylim=(0, None))
+        axes.set(xlabel="epoch", ylabel="1 - soft F", ylim=(0, 1.05 * max(losses)))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend()
     buffer = io.BytesIO()
