@@ -99,8 +99,8 @@ def make_masks(
     Raises
     ------
     ShardError
-        If no shard is found, the folder cannot be made, or a finished sidecar was made otherwise and `overwrite` is false:
-        nothing is done then. If the store of the sidecars takes none (no permission, no such bucket, a web server): what is
+        If no shard is found, the folder cannot be made or written, or a finished sidecar was made otherwise and `overwrite` is
+        false: nothing is done then. If the store of the sidecars takes none (no permission, no such bucket, a web server): what is
         finished is kept.
     ValueError
         If an argument is out of range.
@@ -211,6 +211,11 @@ def run_task(
     sidecars = _sidecars(paths, target)
     if target.out is not None and not is_url(target.out):
         _make_folder(target.out)
+    for folder in sorted({os.path.dirname(os.path.abspath(path)) for path in sidecars if not is_url(path)}):
+        if os.path.isdir(folder) and not os.access(folder, os.W_OK):
+            raise ShardError(
+                f"{folder}: sidecars cannot be written there (no permission); choose another folder (--out)"
+            )
     present = Present(target, paths)
     remove_leftovers(sidecars, target.remote)
     remove_old_folders(TEMPORARY)
