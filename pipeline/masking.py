@@ -17,7 +17,7 @@ from figureground.shards import MaskStore, ShardError
 from .anchors import boxes_of
 from .assemble import Assembled
 from .augment import Augmenter, estimate_masks
-from .methods import check_method
+from .methods import resolve_method
 from .recipe import Recipe
 from .tables import Slots
 
@@ -83,8 +83,8 @@ class Masker:
     def __init__(self, recipe: Recipe, mode: MaskMode, *, method: str, all_samples: bool) -> None:
         if mode not in ("auto", "sidecar", "kernel", None):
             raise ValueError(f"Loader: masks must be 'auto', 'sidecar', 'kernel' or None, got {mode!r}")
-        check_method(method, caller="Loader")
-        self._recipe, self._mode, self._method, self._all = recipe, mode, method, all_samples
+        self._recipe, self._mode, self._all = recipe, mode, all_samples
+        self._method = resolve_method(method, caller="Loader")
 
     def complete(self, batch: Assembled, augmenter: Augmenter) -> tuple[Ragged | None, Slots]:
         """Return one mask per decoded image (or None: there are none at all) and the slots that say which are valid."""

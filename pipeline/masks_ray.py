@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from figureground.shards.errors import ShardError
 from figureground.shards.urls import is_url
 
 from .masks_leftovers import remove_leftovers
@@ -215,7 +214,7 @@ class _Run:
             error = f"{shard}: its Ray actor died {self._lost[number]} times; look at the cluster's logs"
             return ShardReport(shard, sidecar, "failed", error=error, attempts=self._lost[number])
         except self._ray.exceptions.RayTaskError as error:
-            raise (error.cause if isinstance(error.cause, ShardError) else error.as_instanceof_cause()) from None
+            raise (error.cause if isinstance(error.cause, ValueError) else error.as_instanceof_cause()) from None
         self._idle.append(actor)
         return replace(report, attempts=1 + self._lost[number])
 
