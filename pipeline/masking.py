@@ -53,6 +53,11 @@ def check_sidecars(sidecars: MaskStore, mode: MaskMode, masks_dir: str | os.Path
             len(lacking), len(manifests), lacking[0],
             "are left alone" if mode == "sidecar" else "get masks as they are loaded",
         )  # fmt: skip
+    having = int(sidecars.present.sum())
+    if mode == "sidecar" and len(lacking) < len(manifests) and having < len(sidecars) / 2:
+        log.warning(
+            "only %d of %d images have a mask in their sidecars, the others are left alone", having, len(sidecars)
+        )
     # What an import's parameters say of files differs from shard to shard.
     makers = Counter(
         (manifest.method, manifest.version, json.dumps({k: v for k, v in manifest.parameters.items() if k != "files"}))

@@ -8,7 +8,7 @@ import pytest
 from loader_tools import make
 from pipeline_shards import write_shards
 
-from figureground.pipeline.masks_job import make_masks
+from figureground.pipeline.masks_job import import_masks, make_masks
 from figureground.shards import ShardError
 
 
@@ -62,3 +62,11 @@ def test_sidecars_of_two_methods_are_noticed(shards, said):
     make_masks(shards, size=32, method="rbd", overwrite="changed", progress=False)
     with make(shards, masks="auto"):
         assert said() == ""
+
+
+def test_sidecars_with_few_masks_are_noticed(shards, tmp_path, said):
+    """An import whose names fit nothing leaves sidecars without masks."""
+    (tmp_path / "pngs").mkdir()
+    import_masks(shards, tmp_path / "pngs", out=tmp_path / "out", progress=False)
+    with make(shards, masks="sidecar", masks_dir=tmp_path / "out"):
+        assert "only 0 of 24 images have a mask in their sidecars" in said()
