@@ -259,3 +259,10 @@ def test_lines_in_a_log(shards, tmp_path, capsys, monkeypatch):
     assert re.search(r"^1/2 shards, \d+/12 images", capsys.readouterr().err, re.M)
     assert run_masks(parser.parse_args([*arguments, "--overwrite", "--quiet"])) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_the_shell_names_sidecars_too(shards, capsys):
+    """Without quotes, `shards/*.tar` names them from the second run on."""
+    for kept in (0, 2):
+        assert masks(*sorted(shards.glob("*.tar")), "--size", 32) == 0
+        assert f"{kept} kept" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from pathlib import Path
 
@@ -74,3 +75,9 @@ def test_messages(folder: Path):
     (folder / "empty").mkdir()
     with pytest.raises(ShardError, match="empty: no shard matches"):
         expand(folder / "empty")
+
+
+def test_what_a_shell_makes_of_a_glob(folder: Path):
+    """`masks shards/*.tar` without quotes, run again when sidecars lie beside the shards; `Loader(glob.glob(...))`."""
+    assert names(expand(glob.glob(f"{folder}/t-*.tar"))) == ["t-000.tar", "t-001.tar", "t-002.tar"]
+    assert names(expand([folder / "t-000.masks.tar", folder / "t-001.tar"])) == ["t-000.masks.tar", "t-001.tar"]
