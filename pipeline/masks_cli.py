@@ -1,9 +1,13 @@
 """The commands `masks` and `show masks` of the command line.
 
-figureground masks "shards/*.tar" --out masks --jobs 8
-figureground masks "shards/*.tar" --out masks --from-folder pngs
-figureground masks "s3://bucket/train-{000..099}.tar" --out s3://bucket/masks --cache /local/cache --cache-size 50GB
-figureground show masks "shards/*.tar" --masks masks --out masks.html
+examples:
+    figureground masks "shards/*.tar" --out masks --jobs 8
+    figureground masks "shards/*.tar" --out masks --from-folder pngs
+    figureground masks "s3://bucket/train-{000..099}.tar" --out s3://bucket/masks --cache /local/cache --cache-size 50GB
+    figureground show masks "shards/*.tar" --masks masks --out masks.html
+
+`masks` goes on where it was stopped: finished sidecars of the same method, size and version are kept. Exit codes: 0 done, 1 a shard
+failed or no file of --from-folder fits, 2 wrong usage, 130 or 143 interrupted.
 """
 
 from __future__ import annotations
@@ -32,8 +36,15 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, made an exception so that it ends a run as cleanly as Ctrl-C."""
 
 
+def show_text(parser: argparse.ArgumentParser, text: str | None) -> None:
+    """Put all of a module's text but its first line below the help of a command, as it is."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = (text or "").partition("\n\n")[2]
+
+
 def add_masks(parser: argparse.ArgumentParser) -> None:
     """Give a parser the arguments of `masks`."""
+    show_text(parser, __doc__)
     parser.add_argument("shards", nargs="+", metavar="SHARDS", help=SHARDS_HELP)
     parser.add_argument(
         "--out",
@@ -150,6 +161,7 @@ def _sigterm_raises() -> Iterator[None]:
 
 def add_show_masks(parser: argparse.ArgumentParser) -> None:
     """Give a parser the arguments of `show masks`."""
+    show_text(parser, __doc__)
     parser.add_argument("shards", nargs="+", metavar="SHARDS", help=SHARDS_HELP)
     parser.add_argument("--masks", metavar="DIR", help="folder or URL of the sidecars (default: beside the shards)")
     add_cache(parser)

@@ -31,6 +31,7 @@ from figureground.shards.urls import is_url, shown
 
 from .masks_estimate import EstimateMasks, Estimator
 from .masks_work import EMPTY_BELOW, FULL_ABOVE, mean_share
+from .methods import check_method, label_method
 
 _SIDE = 56
 """Side of the embedded masks [px]."""
@@ -213,7 +214,9 @@ def _about(store: Store, shown: int, methods: Iterable[str], masks: MaskStore) -
 def _name(compare: str | None) -> str | None:
     if compare is not None and is_url(compare):
         return shown(compare)
-    return os.path.basename(os.path.normpath(compare)) if compare is not None and os.path.isdir(compare) else compare
+    if compare is None:
+        return None
+    return os.path.basename(os.path.normpath(compare)) if os.path.isdir(compare) else label_method(compare)
 
 
 def _fill(document: dict[str, Any]) -> bytes:
@@ -259,6 +262,7 @@ def _other_masks(
         with MaskStore(store, compare, cache=cache) as masks:
             yield lambda samples: [_decoded(masks.mask(sample)) for sample in samples]
     else:
+        check_method(compare, caller="write_page: compare is no folder of sidecars")
         estimator = Estimator(EstimateMasks(compare, device=device, threads=len(os.sched_getaffinity(0))))
 
         def estimated(samples: list[int]) -> list[np.ndarray | None]:

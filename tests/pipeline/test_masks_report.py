@@ -18,6 +18,7 @@ from PIL import Image
 from pipeline_shards import disc_image, write_tar
 
 from figureground.pipeline.masks_report import _thumbnail, mask_confidence, mask_disagreement, spread, write_page
+from figureground.pipeline.saliency_net import SaliencyNet, save_net
 from figureground.shards import ShardError
 from figureground.shards.masks import MaskWriter
 
@@ -130,12 +131,21 @@ def test_compare_with_a_method(shards, tmp_path):
     assert all(item["disagreement"] is not None for item in data["items"] if item["area"] is not None and item["photo"])
 
 
+def test_compare_with_a_network(shards, tmp_path):
+    save_net(tmp_path / "net.pt", SaliencyNet(4), side=32, card={})
+    compare = f"net:{tmp_path / 'net.pt'}"
+    write_page(shards / "s-0.tar", tmp_path / "page.html", masks_dir=shards / "masks", compare=compare, limit=3)
+    assert document(tmp_path / "page.html")["compare"] == "net:net.pt", "its folder is nobody's business"
+
+
 def test_messages(shards, tmp_path):
     with pytest.raises(ShardError, match="no shard has a sidecar there"):
         write_page(shards / "s-0.tar", tmp_path / "page.html", masks_dir=tmp_path)
     with pytest.raises(ValueError, match="limit must be at least 1, got 0"):
         write_page(shards / "s-0.tar", tmp_path / "page.html", masks_dir=shards / "masks", limit=0)
-    with pytest.raises(ValueError, match="method must be one of"):
+    with pytest.raises(
+        ValueError, match=r"compare is no folder of sidecars: method must be one of fused, .*, got 'magic'"
+    ):
         write_page(shards / "s-0.tar", tmp_path / "page.html", masks_dir=shards / "masks", compare="magic")
 
 
