@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -119,6 +120,20 @@ def test_wrapped_checkpoints(tmp_path):
     assert load_features(tmp_path / "timm.pth")(torch.zeros(1, 3, 32, 32))[0].shape == (1, 2, 16, 64)
 
 
+def test_blocks_in_groups(tmp_path):
+    """As the training code of DINOv2 saves its teacher: blocks.<group>.<block>."""
+    state = state_dict(depth=3)
+    grouped = {re.sub(r"^blocks\.(\d+)", lambda m: f"blocks.{int(m[1]) // 2}.{m[1]}", k): v for k, v in state.items()}
+    assert "blocks.1.2.norm1.weight" in grouped
+    torch.save({"teacher": {f"backbone.{k}": v for k, v in grouped.items()}}, tmp_path / "teacher_checkpoint.pth")
+    torch.save(state, tmp_path / "plain.pth")
+    images = torch.rand(1, 3, 32, 32) * 255
+    for found, wanted in zip(
+        *(load_features(tmp_path / name)(images) for name in ("teacher_checkpoint.pth", "plain.pth"))
+    ):
+        assert torch.equal(found, wanted)
+
+
 def test_other_layers_are_refused(tmp_path):
     state = state_dict()
     state["blocks.0.attn.relative_position"] = torch.zeros(3)
@@ -208,7 +223,9 @@ def test_method(tmp_path, kind):
     np.testing.assert_array_equal(estimate(images[1:], 64), masks[1:])
 
 
-@pytest.mark.parametrize("name", ["vit_small_patch16_224.dino", "vit_small_patch14_dinov2", "vit_small_patch14_reg4_dinov2"])
+@pytest.mark.parametrize(
+    "name", ["vit_small_patch16_224.dino", "vit_small_patch14_dinov2", "vit_small_patch14_reg4_dinov2"]
+)
 def test_timm_agrees(tmp_path, name):
     """Random weights: the same keys and attention, at the native size and at another, in timm's layout and in the authors'."""
     declare_operators()
