@@ -55,7 +55,9 @@ def add_masks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method", metavar="NAME", help=f"{', '.join(METHODS)}, net:FILE, vit:FILE or vit-ncut:FILE (default: fused)"
     )
-    parser.add_argument("--size", type=int, metavar="PX", help="side of the masks (default: 112)")
+    parser.add_argument(
+        "--size", type=int, metavar="PX", help="side of the masks (default: 112; of imported ones: their own)"
+    )
     parser.add_argument("--from-folder", metavar="DIR", help="take masks made elsewhere: DIR/<key>.png of any size")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu (default: cuda)")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at a time (default: 64)")
@@ -121,9 +123,7 @@ def _run(args: argparse.Namespace) -> MasksReport:
         "progress": not args.quiet, "cache": open_cache(args),
     }  # fmt: skip
     if args.from_folder is not None:
-        if args.size is not None:
-            raise ValueError(f"masks: --size is for masks made here, imported ones keep theirs, got --size {args.size}")
-        return import_masks(args.shards, args.from_folder, method=args.method or "imported", **common)
+        return import_masks(args.shards, args.from_folder, method=args.method or "imported", size=args.size, **common)
     threads = args.threads
     if threads is None:
         threads = max(1, len(os.sched_getaffinity(0)) // args.jobs) if args.engine == "local" else 1

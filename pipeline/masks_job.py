@@ -134,6 +134,7 @@ def import_masks(
     folder: str | os.PathLike[str],
     *,
     method: str = "imported",
+    size: int | None = None,
     out: str | os.PathLike[str] | None = None,
     engine: str | Engine = "local",
     jobs: int = 1,
@@ -153,13 +154,15 @@ def import_masks(
         PNG files of any size; see `figureground.pipeline.masks_import.gray_mask` for what is a mask.
     method : str
         Name for the manifest.
+    size : int, optional
+        Side that all masks get [px], 16 to 1024; by default each keeps its own.
 
     Returns
     -------
     MasksReport
         With samples that have no file, and (unless `limit` is given) files that belong to no sample.
     """
-    task = ImportMasks(os.path.abspath(os.fspath(folder)), method)
+    task = ImportMasks(os.path.abspath(os.fspath(folder)), method, size)
     chosen = make_engine(engine, jobs=jobs) if isinstance(engine, str) else engine
     target = _target(out, cache, storage_options)
     paths = expand(shards, None if cache is None else cache.remote)[:limit]

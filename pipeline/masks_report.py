@@ -30,7 +30,7 @@ from figureground.shards.files import publish
 from figureground.shards.urls import is_url, shown
 
 from .masks_estimate import EstimateMasks, Estimator
-from .masks_work import EMPTY_BELOW, FULL_ABOVE, mean_share
+from .masks_work import EMPTY_BELOW, FULL_ABOVE, mean_share, resize_mask
 from .methods import check_method, label_method
 
 _SIDE = 56
@@ -113,7 +113,7 @@ def mask_disagreement(mask: np.ndarray, other: np.ndarray) -> float:
     >>> mask_disagreement(left, all_of_it), mask_disagreement(left, 255 - left)
     (0.5, 1.0)
     """
-    same = _resized(other, mask.shape[1], mask.shape[0])
+    same = resize_mask(other, mask.shape[1], mask.shape[0])
     most = int(np.maximum(mask, same).sum(dtype=np.int64))
     return round(1 - int(np.minimum(mask, same).sum(dtype=np.int64)) / most, 4) if most else 0.0
 
@@ -319,12 +319,5 @@ def _decoded(png: np.ndarray | None) -> np.ndarray | None:
     return None if png is None else cv2.imdecode(png, cv2.IMREAD_GRAYSCALE)
 
 
-def _resized(mask: np.ndarray, width: int, height: int) -> np.ndarray:
-    if mask.shape == (height, width):
-        return mask
-    shrinks = mask.shape[0] >= height and mask.shape[1] >= width
-    return cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-
-
 def _embedded(mask: np.ndarray) -> str:
-    return base64.b64encode(zlib.compress(_resized(mask, _SIDE, _SIDE).tobytes(), 9)).decode()
+    return base64.b64encode(zlib.compress(resize_mask(mask, _SIDE, _SIDE).tobytes(), 9)).decode()

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
+import cv2
 import numpy as np
 
 from figureground.shards import ShardError, Store
@@ -282,6 +283,14 @@ def usable_samples(store: Store) -> tuple[list[int], list[Result]]:
     return [i for i, key in enumerate(keys) if times[key] == 1], [
         Result(store.key(i), None, 0.0, _DUPLICATE) for i in shared
     ]
+
+
+def resize_mask(mask: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Return a (H, W) uint8 mask at another size: means of areas where it shrinks, else linear."""
+    if mask.shape == (height, width):
+        return mask
+    shrinks = mask.shape[0] >= height and mask.shape[1] >= width
+    return cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 def mean_share(mask: np.ndarray) -> float:

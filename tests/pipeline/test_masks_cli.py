@@ -18,7 +18,9 @@ from pipeline_shards import write_shards
 
 from figureground.pipeline.masks_cli import Terminated, add_masks, add_show_masks, run_masks, run_show_masks
 from figureground.pipeline.masks_estimate import EstimateMasks
+from figureground.pipeline.masks_import import gray_mask
 from figureground.pipeline.saliency_net import SaliencyNet, save_net
+from figureground.shards import MaskStore, Store
 
 
 def masks(*arguments):
@@ -222,9 +224,21 @@ def test_an_import_without_any_match_is_a_problem(shards, tmp_path, capsys):
     assert "the mask of '00000' would be '00000.png' in the folder" in capsys.readouterr().out
 
 
-def test_an_import_takes_no_size(shards, tmp_path, capsys):
-    assert masks(shards, "--from-folder", tmp_path, "--size", 64) == 2
-    assert "--size is for masks made here" in capsys.readouterr().err
+def test_imported_masks_of_one_size(shards, tmp_path, capsys):
+    (tmp_path / "pngs").mkdir()
+    large = np.zeros((400, 600), np.uint8)
+    large[:, 300:] = 255
+    Image.fromarray(large).save(tmp_path / "pngs" / "00003.png")
+    assert masks(shards, "--out", tmp_path / "own", "--from-folder", tmp_path / "pngs") == 0
+    assert masks(shards, "--out", tmp_path / "one", "--from-folder", tmp_path / "pngs", "--size", 64) == 0
+    found = []
+    for name in ("own", "one"):
+        with Store(shards) as store, MaskStore(store, tmp_path / name) as made:
+            found.append(gray_mask(made.mask(3).tobytes()))
+    np.testing.assert_array_equal(found[0], large)
+    np.testing.assert_array_equal(found[1], np.repeat([[0] * 32 + [255] * 32], 64, axis=0))
+    assert masks(shards, "--from-folder", tmp_path / "pngs", "--size", 4) == 2
+    assert "size must be 16 to 1024 px, got 4" in capsys.readouterr().err
 
 
 def test_a_network_wants_larger_masks(shards, tmp_path, capsys):
