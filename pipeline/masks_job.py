@@ -285,10 +285,14 @@ def _plan(task: Task, shard: str, target: Target, present: Present, overwrite: O
         names = [key for key in {**made, **asked} if made.get(key) != asked.get(key)]
         return _Plan(shard, samples, conflict=f"{sidecar}: was made otherwise ({_difference(names, made, asked)})")
     result = manifest.result
-    without = tuple((key, note) for key, note in result.get("without", ()))
+    without, unusable = (tuple(map(tuple, result.get(name, ()))) for name in ("without", "unusable"))
     counts = {key: result.get(key, 0) for key in ("samples", "masks", "empty", "full")}
     histogram = tuple(result.get("histogram", (0,) * BINS))
-    return _Plan(shard, samples, ShardReport(name, sidecar, "kept", **counts, histogram=histogram, without=without))
+    return _Plan(
+        shard,
+        samples,
+        ShardReport(name, sidecar, "kept", **counts, histogram=histogram, without=without, unusable=unusable),
+    )
 
 
 def _difference(names: Sequence[str], there: dict[str, Any], asked: dict[str, Any]) -> str:

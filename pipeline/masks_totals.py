@@ -79,6 +79,7 @@ class MasksReport:
             lines.append(
                 f"empty (figure below {EMPTY_BELOW:.0%}): {self.total('empty')}, full (above {FULL_ABOVE:.0%}): "
                 f"{self.total('full')}"
+                + (" (--json lists them)" if any(shard.unusable for shard in self.shards) else "")
             )
             lines.append(f"share of the figure, 0 to 1: [{_spark(self.histogram)}]")
         return "\n".join(lines)

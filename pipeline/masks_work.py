@@ -98,6 +98,8 @@ class ShardReport:
     """More than one: a worker was lost while it made this shard."""
     seconds: float = 0.0
     """Time that making it took; not in the sidecar, whose bytes shall not depend on it."""
+    unusable: tuple[tuple[str, str], ...] = ()
+    """Key of each sample whose mask is "empty" or "full", and which."""
 
     @property
     def missing(self) -> int:
@@ -125,7 +127,7 @@ def code_version() -> str:
 def result_of(report: ShardReport) -> dict[str, Any]:
     """Return what a manifest says of how the masks of a shard turned out: what a report of a kept sidecar needs."""
     result = report.to_dict()
-    kept = ("samples", "masks", "undecodable", "missing", "empty", "full", "histogram", "without")
+    kept = ("samples", "masks", "undecodable", "missing", "empty", "full", "histogram", "without", "unusable")
     return {name: result[name] for name in kept}
 
 
@@ -137,14 +139,15 @@ class Tally:
     >>> tally = Tally()
     >>> tally.add([Result("a", b"", 0.25, ""), Result("b", b"", 1.0, ""), Result("c", None, 0.0, "truncated")])
     >>> report = tally.report("x.tar", "x.masks.tar")
-    >>> report.masks, report.full, report.histogram, report.without
-    (2, 1, (0, 0, 1, 0, 0, 0, 0, 0, 0, 1), (('c', 'truncated'),))
+    >>> report.masks, report.full, report.histogram, report.without, report.unusable
+    (2, 1, (0, 0, 1, 0, 0, 0, 0, 0, 0, 1), (('c', 'truncated'),), (('b', 'full'),))
     """
 
     def __init__(self) -> None:
         self._histogram = [0] * BINS
-        self._empty = self._full = self.samples = 0
+        self.samples = 0
         self._without: list[tuple[str, str]] = []
+        self._unusable: list[tuple[str, str]] = []
 
     def add(self, results: Sequence[Result]) -> None:
         """Count some samples."""
@@ -156,14 +159,15 @@ class Tally:
             if result.area is None:
                 continue
             self._histogram[min(BINS - 1, int(result.area * BINS))] += 1
-            self._empty += result.area < EMPTY_BELOW
-            self._full += result.area > FULL_ABOVE
+            if result.area < EMPTY_BELOW or result.area > FULL_ABOVE:
+                self._unusable.append((result.key, "empty" if result.area < EMPTY_BELOW else "full"))
 
     def report(self, shard: str, sidecar: str) -> ShardReport:
         """Return the counts."""
+        empty = sum(kind == "empty" for _, kind in self._unusable)
         return ShardReport(
-            shard, sidecar, "made", self.samples, self.samples - len(self._without), self._empty, self._full,
-            tuple(self._histogram), tuple(self._without),
+            shard, sidecar, "made", self.samples, self.samples - len(self._without), empty, len(self._unusable) - empty,
+            tuple(self._histogram), tuple(self._without), unusable=tuple(self._unusable),
         )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -280,3 +281,18 @@ def test_the_shell_names_sidecars_too(shards, capsys):
     for kept in (0, 2):
         assert masks(*sorted(shards.glob("*.tar")), "--size", 32) == 0
         assert f"{kept} kept" in capsys.readouterr().out
+
+
+def test_unusable_masks_are_named_by_shard(shards, tmp_path, capsys):
+    """In the report of the run that made them and of those that find them made."""
+    (tmp_path / "pngs").mkdir()
+    for key, value in (("00001", 0), ("00002", 255), ("00003", 127)):
+        Image.fromarray(np.full((9, 9), value, np.uint8)).save(tmp_path / "pngs" / f"{key}.png")
+    shutil.copy(tmp_path / "pngs" / "00001.png", tmp_path / "pngs" / "00007.png")
+    for status in ("made", "kept"):
+        assert masks(shards, "--out", tmp_path / "out", "--from-folder", tmp_path / "pngs", "--json") == 0
+        report = json.loads(capsys.readouterr().out)
+        assert report["sidecars"][status] == 2
+        unusable = [shard["unusable"] for shard in report["shards"]]
+        assert unusable == [[["00001", "empty"], ["00002", "full"]], [["00007", "empty"]]]
+        assert (report["empty"], report["full"]) == (2, 1)
