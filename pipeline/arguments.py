@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from figureground.shards import MaskStore, ShardError, Store
+from figureground.shards import ShardError, Store
 from figureground.shards.cache import ShardCache
 
 from .device import ARRAY_DTYPES
@@ -88,8 +88,8 @@ def check_samples(store: Store, *, boxes: bool = False) -> None:
         )
 
 
-def warn_without_masks(recipe: Recipe, sidecars: MaskStore | None, masks: str | None, masks_dir: str | None) -> None:
-    """Say so if a recipe needs masks and few samples will have one: a run without its augmentation looks like any other."""
+def warn_without_masks(recipe: Recipe, masks: str | None) -> None:
+    """Say so if a recipe works by masks and there are to be none: a run without its augmentation looks like any other."""
     shuffles = [view.patch_shuffle for view in recipe.views if view.patch_shuffle is not None]
     led = any(view.background is not None for view in recipe.views) or any(s.region != "all" for s in shuffles)
     if masks is None and led:
@@ -97,14 +97,6 @@ def warn_without_masks(recipe: Recipe, sidecars: MaskStore | None, masks: str | 
             "masks=None: no image has a mask, so what the recipe does with figure and ground is left out; pass masks='auto' for "
             "masks of sidecars, else of the saliency kernel"
         )
-    if sidecars is None or not (masks == "sidecar" or masks_dir is not None):
-        return
-    share = float(sidecars.present.mean())
-    if share < (0.5 if masks == "sidecar" else 1e-9):
-        log.warning(
-            "%.0f %% of the samples have a mask in a sidecar (%s, ...); %s; 'figureground masks' makes them", 100 * share,
-            sidecars.sidecars[0], "other images are left alone" if masks == "sidecar" else "saliency is estimated instead",
-        )  # fmt: skip
 
 
 def read_state(state: Any, mine: dict[str, Any], optional: tuple[str, ...], samples: int) -> tuple[int, int]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import copy
 import os
 import pickle
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +51,8 @@ class ArrayModel:
 
     side: int | None = None
     """Side of the images that it wants [px]; None: that of the masks."""
+    least: int = LEAST_SIDE
+    """Smallest side of masks that it makes [px]."""
     filtered = True
     """Whether the maps go through the guided filter at the end."""
 
@@ -168,10 +172,32 @@ def read_weights(path: str | Path) -> Any:
         except SafetensorError as error:
             raise ValueError(f"read_weights: {path} must be a safetensors file, got {error}") from error
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(
+            [argparse.Namespace]
+        ):  # plain values; DINO's checkpoints hold their options so
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        raise ValueError(f"read_weights: {path} must be a file that may be read, got {error.strerror}") from error
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError) as error:
-        words = str(error).strip().partition("\n")[0][:200]
-        raise ValueError(f"read_weights: {path} must be a torch file of tensors alone, got {words}") from error
+        raise ValueError(
+            f"read_weights: {path} must be a torch file of tensors alone, got {_what_it_is(Path(path), error)}"
+        ) from error
+
+
+def _what_it_is(path: Path, error: Exception) -> str:
+    """Say what a file is that torch will not read; torch's own words advise to run the code that may be in it."""
+    unsafe = re.search(
+        r"Unsupported (?:global|class|operand|operator)[^\n]*?(?:GLOBAL )?([\w.]+) was not an allowed", str(error)
+    )
+    if unsafe is not None:
+        return f"one that holds Python objects ({unsafe[1]}); save its state dict alone: torch.save(model.state_dict(), path)"
+    with open(path, "rb") as file:
+        start = file.read(16)
+    if not start:
+        return "an empty file"
+    if start.startswith((b"PK\x03\x04", b"\x80")):
+        return "a damaged one, or one with Python objects in it"
+    return f"another file, which starts with {start[:8]!r}"
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:

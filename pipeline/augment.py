@@ -32,7 +32,7 @@ from figureground.kernels.turns import turn_views
 
 from .config import Negatives
 from .extras import Extras
-from .methods import resolve_method
+from .methods import Method, resolve_method
 from .recipe import Recipe, StagePoint
 from .tables import Slots, color_arguments, negative_rows, render_donors, render_rows, texture_rows, without_masks
 
@@ -44,14 +44,15 @@ few, so that all threads have work."""
 _SEED_STEP = np.uint64(0x9E3779B97F4A7C15)
 
 
-def estimate_masks(images: Ragged, *, method: str = "fused", size: int = SALIENCY_PX) -> Any:
+def estimate_masks(images: Ragged, *, method: str | Method = "fused", size: int = SALIENCY_PX) -> Any:
     """Estimate the saliency of whole images of any size.
 
     Parameters
     ----------
     images : Ragged of N RGB images
-    method : str
-        See `figureground.pipeline.methods`.
+    method : str or Method
+        See `figureground.pipeline.methods`. A long run hands over what `resolve_method` returned: then a file that is replaced
+        meanwhile, or gone, changes nothing.
     size : int
         Side of the masks, and of the square on which the kernels work [px].
 
@@ -59,7 +60,7 @@ def estimate_masks(images: Ragged, *, method: str = "fused", size: int = SALIENC
     -------
     (N, size, size) uint8, on the device of `images`; 255 is figure.
     """
-    estimate = resolve_method(method)
+    estimate = resolve_method(method) if isinstance(method, str) else method
     side = estimate.side or size
     small, _ = render_views(images, full_rows(images.sizes), (side, side))
     return estimate(small, size)

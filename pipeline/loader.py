@@ -27,7 +27,7 @@ from .extras import check_loading, open_textures
 from .figure_crops import check_masks
 from .formats import FORMATS, WITH_MASKS, WITH_NEGATIVES
 from .lookalikes import Sampler, Sized
-from .masking import Masker, MaskMode
+from .masking import Masker, MaskMode, check_sidecars
 from .order import Order, Split
 from .pairs import find_partners
 from .processors import own_processors
@@ -65,11 +65,12 @@ class Loader:
         "sidecar": precomputed masks by key (`figureground masks`), samples without one are left alone; "kernel": saliency
         estimated on the device for each image; "auto": the sidecar where there is one, else the kernel; None: no masks.
     masks_dir : path, optional
-        Folder of the sidecars, or its URL (with `cache`); by default they lie beside their shards.
+        Folder of the sidecars, or its URL (with `cache`); by default they lie beside their shards. Shards without one are
+        logged, and none at all in a folder that is named here is an error.
     textures_dir : path, optional
         The same for the sidecars of textures (`figureground textures`), read if the recipe has "texture-file" negatives.
     method : str
-        Saliency method of the kernel.
+        Saliency method of the kernel; see `figureground.pipeline.methods`.
     seed : int
         Of order and augmentation.
     format : {"dict", "moco", "swav", "dino", "dinov2", "solo", "lightly", "lightly-train", "vissl"}
@@ -190,10 +191,10 @@ class Loader:
         with_masks, with_negatives = format in WITH_MASKS, format in WITH_NEGATIVES
         wanted = recipe.uses_masks or (with_masks and masks is not None)
         sidecars = MaskStore(self._store, masks_dir, cache=cache) if wanted and masks in ("auto", "sidecar") else None
-        warn_without_masks(recipe, sidecars, masks, masks_dir)
-        textures = None
-        if with_negatives and recipe.uses_textures:
-            textures = open_textures(self._store, textures_dir, cache)
+        warn_without_masks(recipe, masks)
+        if sidecars is not None:
+            check_sidecars(sidecars, masks, masks_dir)
+        textures = open_textures(self._store, textures_dir, cache) if with_negatives and recipe.uses_textures else None
         self._quarantine = Quarantine(
             self._store, self._store.shards, budget=error_budget, samples=-(-samples // world_size), path=quarantine,
             backgrounds=self._backgrounds,

@@ -2,21 +2,73 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import os
+from collections import Counter
 from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 
 from figureground.kernels.arrays import Ragged, array_module
+from figureground.shards import MaskStore, ShardError
 
 from .anchors import boxes_of
 from .assemble import Assembled
 from .augment import Augmenter, estimate_masks
-from .methods import check_method
+from .methods import check_method, resolve_method
 from .recipe import Recipe
 from .tables import Slots
 
 MaskMode = Literal["auto", "sidecar", "kernel"] | None
+
+log = logging.getLogger(__name__)
+
+
+def check_sidecars(sidecars: MaskStore, mode: MaskMode, masks_dir: str | os.PathLike[str] | None) -> None:
+    """Say what a trainer would notice too late: sidecars that are not there, or are not all of one kind.
+
+    Parameters
+    ----------
+    sidecars : MaskStore
+    mode : {"auto", "sidecar"}
+    masks_dir : path or None
+        Where the user says that they lie.
+
+    Raises
+    ------
+    ShardError
+        If that folder has no sidecar of any of the shards.
+    """
+    manifests = sidecars.manifests
+    lacking = [path for path, manifest in zip(sidecars.sidecars, manifests, strict=True) if manifest is None]
+    if len(lacking) == len(manifests) and masks_dir is not None:
+        raise ShardError(
+            f"{lacking[0]}: no shard has a sidecar in masks_dir; run 'figureground masks' with it as --out, or leave masks_dir out"
+        )
+    if lacking and (mode == "sidecar" or len(lacking) < len(manifests)):
+        log.warning(
+            "%d of %d shards have no mask sidecar, the first would be %s: their images %s; 'figureground masks' makes them",
+            len(lacking), len(manifests), lacking[0],
+            "are left alone" if mode == "sidecar" else "get masks as they are loaded",
+        )  # fmt: skip
+    having = int(sidecars.present.sum())
+    if mode == "sidecar" and len(lacking) < len(manifests) and having < len(sidecars) / 2:
+        log.warning(
+            "only %d of %d images have a mask in their sidecars, the others are left alone", having, len(sidecars)
+        )
+    # What an import's parameters say of files differs from shard to shard.
+    makers = Counter(
+        (manifest.method, manifest.version, json.dumps({k: v for k, v in manifest.parameters.items() if k != "files"}))
+        for manifest in manifests
+        if manifest is not None
+    )
+    if len(makers) > 1:
+        log.warning(
+            "mask sidecars were not all made alike: %s; 'figureground masks --update' makes those again that were made otherwise",
+            ", ".join(f"{count} by {method} {version}".rstrip() for (method, version, _), count in makers.most_common()),
+        )  # fmt: skip
 
 
 class Masker:
@@ -42,7 +94,8 @@ class Masker:
         if mode not in ("auto", "sidecar", "kernel", None):
             raise ValueError(f"Loader: masks must be 'auto', 'sidecar', 'kernel' or None, got {mode!r}")
         check_method(method, caller="Loader", cuda=cuda and mode in ("auto", "kernel"))
-        self._recipe, self._mode, self._method, self._all = recipe, mode, method, all_samples
+        self._recipe, self._mode, self._all = recipe, mode, all_samples
+        self._method = resolve_method(method, caller="Loader")
 
     def complete(self, batch: Assembled, augmenter: Augmenter) -> tuple[Ragged | None, Slots]:
         """Return one mask per decoded image (or None: there are none at all) and the slots that say which are valid."""

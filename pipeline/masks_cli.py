@@ -1,9 +1,13 @@
 """The commands `masks` and `show masks` of the command line.
 
-figureground masks "shards/*.tar" --out masks --jobs 8
-figureground masks "shards/*.tar" --out masks --from-folder pngs
-figureground masks "s3://bucket/train-{000..099}.tar" --out s3://bucket/masks --cache /local/cache --cache-size 50GB
-figureground show masks "shards/*.tar" --masks masks --out masks.html
+examples:
+    figureground masks "shards/*.tar" --out masks --jobs 8
+    figureground masks "shards/*.tar" --out masks --from-folder pngs
+    figureground masks "s3://bucket/train-{000..099}.tar" --out s3://bucket/masks --cache /local/cache --cache-size 50GB
+    figureground show masks "shards/*.tar" --masks masks --out masks.html
+
+`masks` goes on where it was stopped: finished sidecars of the same method, size and version are kept. Exit codes: 0 done, 1 a shard
+failed or no file of --from-folder fits, 2 wrong usage, 130 or 143 interrupted.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from figureground.kernels.saliency import METHODS
 from figureground.shards.cli import SHARDS_HELP, add_cache, open_cache
 from figureground.shards.errors import ShardError
 
@@ -31,8 +36,15 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, made an exception so that it ends a run as cleanly as Ctrl-C."""
 
 
+def show_text(parser: argparse.ArgumentParser, text: str | None) -> None:
+    """Put all of a module's text but its first line below the help of a command, as it is."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = (text or "").partition("\n\n")[2]
+
+
 def add_masks(parser: argparse.ArgumentParser) -> None:
     """Give a parser the arguments of `masks`."""
+    show_text(parser, __doc__)
     parser.add_argument("shards", nargs="+", metavar="SHARDS", help=SHARDS_HELP)
     parser.add_argument(
         "--out",
@@ -40,8 +52,12 @@ def add_masks(parser: argparse.ArgumentParser) -> None:
         help="folder of the sidecars, or its URL, e.g. s3://bucket/masks (default: beside the shards)",
     )
     add_cache(parser)
-    parser.add_argument("--method", metavar="NAME", help="saliency method (default: fused)")
-    parser.add_argument("--size", type=int, default=112, metavar="PX", help="side of the masks (default: 112)")
+    parser.add_argument(
+        "--method", metavar="NAME", help=f"{', '.join(METHODS)}, net:FILE, vit:FILE or vit-ncut:FILE (default: fused)"
+    )
+    parser.add_argument(
+        "--size", type=int, metavar="PX", help="side of the masks (default: 112; of imported ones: their own)"
+    )
     parser.add_argument("--from-folder", metavar="DIR", help="take masks made elsewhere: DIR/<key>.png of any size")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu (default: cuda)")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at a time (default: 64)")
@@ -53,7 +69,13 @@ def add_masks(parser: argparse.ArgumentParser) -> None:
         "--threads", type=int, metavar="N", help="CPU threads a job (default: shared out among the jobs)"
     )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="shards at a time (default: 1)")
-    parser.add_argument("--overwrite", action="store_true", help="make all sidecars again, whatever is there")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--overwrite", action="store_true", help="make all sidecars again, whatever is there")
+    again.add_argument(
+        "--update",
+        action="store_true",
+        help="make those again that were made otherwise (method, size, version); can be resumed",
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N shards")
     parser.add_argument("--engine", choices=("local", "ray"), default="local", help="this machine or a Ray cluster")
     parser.add_argument("--address", help="of a Ray cluster, e.g. auto (default: start a local one)")
@@ -66,23 +88,25 @@ def add_masks(parser: argparse.ArgumentParser) -> None:
 
 
 def run_masks(args: argparse.Namespace) -> int:
-    """Make or import masks; 0 done, 1 a shard failed, 2 wrong usage, 130 or 143 interrupted."""
+    """Make or import masks; 0 done, 1 a shard failed, or no file of an import fits, 2 wrong usage, 130 or 143 interrupted."""
     try:
         with _sigterm_raises():
             report = _run(args)
     except KeyboardInterrupt as signalled:
-        print("interrupted: finished sidecars are kept, the same command goes on", file=sys.stderr)
+        goes_on = "--update in place of --overwrite goes on" if args.overwrite else "the same command goes on"
+        print(f"interrupted: finished sidecars are kept, {goes_on}", file=sys.stderr)
         return 143 if isinstance(signalled, Terminated) else 130
     except (
         ValueError,
         RuntimeError,
         ImportError,
+        OSError,
     ) as error:  # ShardError too: nothing was done, or a store takes nothing
         print(error, file=sys.stderr)
         return 2
     _list_problems(report)
     print(json.dumps(report.to_dict(), indent=1) if args.json else report)
-    return 1 if report.count("failed") else 0
+    return 1 if report.count("failed") or report.unmatched else 0
 
 
 def _run(args: argparse.Namespace) -> MasksReport:
@@ -95,17 +119,17 @@ def _run(args: argparse.Namespace) -> MasksReport:
         args.engine, jobs=args.jobs, address=args.address, gpus_per_worker=args.gpus_per_worker, retries=args.retries
     )
     common: dict[str, Any] = {
-        "out": args.out, "engine": engine, "overwrite": args.overwrite, "limit": args.limit, "progress": not args.quiet,
-        "cache": open_cache(args),
+        "out": args.out, "engine": engine, "overwrite": "changed" if args.update else args.overwrite, "limit": args.limit,
+        "progress": not args.quiet, "cache": open_cache(args),
     }  # fmt: skip
     if args.from_folder is not None:
-        return import_masks(args.shards, args.from_folder, method=args.method or "imported", **common)
+        return import_masks(args.shards, args.from_folder, method=args.method or "imported", size=args.size, **common)
     threads = args.threads
     if threads is None:
         threads = max(1, len(os.sched_getaffinity(0)) // args.jobs) if args.engine == "local" else 1
     return make_masks(
-        args.shards, method=args.method or "fused", device=args.device, batch_size=args.batch_size, size=args.size,
-        threads=threads, max_pixels=args.max_pixels, **common,
+        args.shards, method=args.method or "fused", device=args.device, batch_size=args.batch_size,
+        size=112 if args.size is None else args.size, threads=threads, max_pixels=args.max_pixels, **common,
     )  # fmt: skip
 
 
@@ -137,6 +161,7 @@ def _sigterm_raises() -> Iterator[None]:
 
 def add_show_masks(parser: argparse.ArgumentParser) -> None:
     """Give a parser the arguments of `show masks`."""
+    show_text(parser, __doc__)
     parser.add_argument("shards", nargs="+", metavar="SHARDS", help=SHARDS_HELP)
     parser.add_argument("--masks", metavar="DIR", help="folder or URL of the sidecars (default: beside the shards)")
     add_cache(parser)
@@ -156,7 +181,7 @@ def run_show_masks(args: argparse.Namespace) -> int:
             args.shards, args.out, masks_dir=args.masks, limit=args.limit, compare=args.compare, device=args.device,
             title=args.title, cache=open_cache(args, args.masks, args.compare),
         )  # fmt: skip
-    except (ShardError, ValueError, RuntimeError, ImportError) as error:
+    except (ShardError, ValueError, RuntimeError, ImportError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     print(summary)

@@ -9,7 +9,7 @@ import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from itertools import chain
 from typing import Any
@@ -41,26 +41,38 @@ class EstimateMasks:
     """CPU threads for decoding and, on the CPU, for the kernels."""
     max_pixels: int = 2**27
     """Images with more pixels count as undecodable."""
+    record: dict[str, Any] = field(init=False, repr=False, compare=False)
+    """What `method_record` said when the task was made: a worker that finds another file refuses."""
 
     def __post_init__(self) -> None:
-        from figureground.kernels.saliency import LEAST_SIZE, MOST_SIZE
+        from figureground.kernels.saliency import MOST_SIZE
 
-        from .methods import check_method
+        from .methods import absolute_method, check_method, method_record, resolve_method
 
+        object.__setattr__(self, "method", absolute_method(self.method, caller="make_masks"))  # it travels
         check_method(self.method, caller="make_masks", cuda=self.device != "cpu")
-        if not LEAST_SIZE <= self.size <= MOST_SIZE:
-            raise ValueError(f"make_masks: size must be {LEAST_SIZE} to {MOST_SIZE} px, got {self.size}")
+        least = resolve_method(self.method, caller="make_masks").least
+        if not least <= self.size <= MOST_SIZE:
+            raise ValueError(
+                f"make_masks: size must be {least} to {MOST_SIZE} px, got {self.size} for method {self.label!r}"
+            )
+        object.__setattr__(self, "record", method_record(self.method))
         for name in ("batch_size", "threads", "max_pixels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"make_masks: {name} must be at least 1, got {getattr(self, name)}")
         if self.device != "cpu" and re.fullmatch(r"cuda(:\d+)?", self.device) is None:
             raise ValueError(f"make_masks: device must be 'cpu', 'cuda' or 'cuda:N', got {self.device!r}")
 
+    @property
+    def label(self) -> str:
+        """Name of the method, for the manifest: of a file its base name alone, its digest is among the parameters."""
+        from .methods import label_method
+
+        return label_method(self.method)
+
     def parameters(self, store: Store) -> dict[str, Any]:
         """Return what the masks depend on."""
-        from .methods import method_record
-
-        return {"size": self.size, "max_pixels": self.max_pixels, **kernel_record(), **method_record(self.method)}
+        return {"size": self.size, "max_pixels": self.max_pixels, **kernel_record(), **self.record}
 
     def open(self) -> OpenTask:
         """Start the decoder."""
@@ -73,8 +85,14 @@ class Estimator:
     def __init__(self, task: EstimateMasks) -> None:
         from .decode import Decoder
         from .device import make_device
+        from .methods import method_record, resolve_method
 
         self._task = task
+        self._method = resolve_method(task.method, caller="make_masks")
+        if method_record(task.method) != task.record:
+            raise ValueError(
+                f"make_masks: method {task.label!r} must be the same file and code as when the job began, got others; start anew"
+            )
         self._device = make_device(task.device)
         self._decoder = Decoder(
             task.batch_size, device=self._device.name, threads=task.threads, max_pixels=task.max_pixels
@@ -120,7 +138,7 @@ class Estimator:
 
         def estimate(rows: np.ndarray) -> Any:
             chosen = Ragged(images.addresses[rows], images.sizes[rows], images.channels, images.owner, images.cuda)
-            return estimate_masks(chosen, method=self._task.method, size=self._task.size)
+            return estimate_masks(chosen, method=self._method, size=self._task.size)
 
         parts = [valid[first : first + _CHUNK] for first in range(0, len(valid), _CHUNK)]
         if images.cuda and len(valid):

@@ -2,6 +2,9 @@
 
     DIR/<key>.png, in folders where the key has them      any size, covers the whole, upright image
 
+Masks keep their size, or all get one (`size`): what a loader decodes with each image should not be millions of pixels.
+A file that says (by EXIF) how it is to be turned is turned so.
+
 Grey of any depth is scaled to 8 bits. Where a file has transparency that says something (a cut-out), the opacity is the
 mask; else the grey value of its colours is. In a coloured palette (DAVIS, VOC) entry 0 is ground, all others are figure.
 """
@@ -16,15 +19,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from figureground.shards import Store
 from figureground.shards.masks import encode_mask
 
-from .masks_work import NO_FILE, OpenTask, Result, mean_share, usable_samples
+from .masks_work import NO_FILE, OpenTask, Result, mean_share, resize_mask, usable_samples
 
 _LABELS_BELOW = 16
 """A file whose largest value is smaller, and not 0, holds class numbers, not a mask."""
+LEAST, MOST = 16, 1024
+"""Bounds of the size that imported masks can get [px]."""
 _STEP = 256
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
@@ -62,7 +67,7 @@ def gray_mask(data: bytes) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             image.load()
-            mask = _gray(image)
+            mask = _gray(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
         raise ValueError(f"not a PNG: it starts with {data[:8]!r}") from None
     except _DAMAGED as error:
@@ -97,8 +102,12 @@ class ImportMasks:
     folder: str
     method: str = "imported"
     """Name for the manifest."""
+    size: int | None = None
+    """Side that all masks get [px]; None: each keeps its own."""
 
     def __post_init__(self) -> None:
+        if self.size is not None and not LEAST <= self.size <= MOST:
+            raise ValueError(f"import_masks: size must be {LEAST} to {MOST} px, got {self.size}")
         if not os.path.isdir(self.folder):
             raise ValueError(f"import_masks: folder must be a folder of PNG masks, got {self.folder!r}; check the path")
 
@@ -108,7 +117,7 @@ class ImportMasks:
         return os.path.join(self.folder, *key.split("/")) + ".png" if inside else ""
 
     def parameters(self, store: Store) -> dict[str, Any]:
-        """Return a digest of the files that belong to a shard."""
+        """Return a digest of the files that belong to a shard, and the size if one is asked for."""
         digest = hashlib.sha256()
         for sample in usable_samples(store)[0]:
             key = store.key(sample)
@@ -116,7 +125,7 @@ class ImportMasks:
             if data is not None:
                 digest.update(b"%b\0%d\0" % (os.fsencode(key), len(data)))
                 digest.update(data)
-        return {"files": digest.hexdigest()}
+        return {"files": digest.hexdigest()} | ({} if self.size is None else {"size": self.size})
 
     def open(self) -> OpenTask:
         """Nothing needs starting."""
@@ -144,6 +153,8 @@ class _Importer:
             mask = gray_mask(data)
         except ValueError as error:
             return Result(key, None, 0.0, str(error))
+        if self._task.size is not None:
+            mask = resize_mask(mask, self._task.size, self._task.size)
         return Result(key, encode_mask(mask), mean_share(mask), "")
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from figureground.shards import ShardError, expand
 from figureground.shards.cache import ShardCache
@@ -28,8 +28,9 @@ from .masks_import import ImportMasks, surplus_files
 from .masks_leftovers import remove_leftovers, remove_old_folders
 from .masks_target import TEMPORARY, Present, Target, plain
 from .masks_totals import MasksReport
-from .masks_work import BINS, ShardReport, Task, code_version, kind_of
+from .masks_work import BINS, ShardReport, Task, code_version, kind_of, label_of
 
+Overwrite = bool | Literal["changed"]
 Shards = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
@@ -44,7 +45,7 @@ def make_masks(
     engine: str | Engine = "local",
     jobs: int = 1,
     threads: int | None = None,
-    overwrite: bool = False,
+    overwrite: Overwrite = False,
     limit: int | None = None,
     progress: bool = True,
     max_pixels: int = 2**27,
@@ -58,7 +59,7 @@ def make_masks(
     shards : str, path or sequence of these
         As for `figureground.shards.expand`; URLs too (`s3://`, `gs://`, `https://` ...), with `cache`.
     method : str
-        A key of `figureground.kernels.saliency.METHODS`.
+        A key of `figureground.kernels.saliency.METHODS`, "net:FILE", "vit:FILE" or "vit-ncut:FILE".
     out : path, optional
         Folder of the sidecars, or its URL in a store that can be written (`s3://bucket/masks`, `gs://` ...); by default they
         lie beside their shards.
@@ -67,7 +68,7 @@ def make_masks(
     batch_size : int
         Images decoded at a time; changes the speed, not the masks.
     size : int
-        Side of the masks [px], 16 to 1024.
+        Side of the masks [px], 16 to 256; of methods that are files at least 32.
     engine : {"local", "ray"} or Engine
         An engine of `masks_engines` or `masks_ray` for more options.
     jobs : int
@@ -75,8 +76,9 @@ def make_masks(
         start with `if __name__ == "__main__"`, as for every spawned process.
     threads : int, optional
         CPU threads a job; by default this process's processors shared out among the jobs (with "ray": 1).
-    overwrite : bool
-        Make all sidecars again, whatever is there.
+    overwrite : bool or "changed"
+        True: make all sidecars again, whatever is there. "changed": those that were made otherwise, and keep the others: what
+        to use after another method or version, since a run that was stopped is then continued by the same call.
     limit : int, optional
         Only the first so many shards.
     progress : bool
@@ -97,8 +99,9 @@ def make_masks(
     Raises
     ------
     ShardError
-        If no shard is found, or a finished sidecar was made otherwise and `overwrite` is false: nothing is done then. If the
-        store of the sidecars takes none (no permission, no such bucket, a web server): what is finished is kept.
+        If no shard is found, the folder cannot be made or written, or a finished sidecar was made otherwise and `overwrite` is
+        false: nothing is done then. If the store of the sidecars takes none (no permission, no such bucket, a web server): what is
+        finished is kept.
     ValueError
         If an argument is out of range.
     RuntimeError
@@ -131,10 +134,11 @@ def import_masks(
     folder: str | os.PathLike[str],
     *,
     method: str = "imported",
+    size: int | None = None,
     out: str | os.PathLike[str] | None = None,
     engine: str | Engine = "local",
     jobs: int = 1,
-    overwrite: bool = False,
+    overwrite: Overwrite = False,
     limit: int | None = None,
     progress: bool = True,
     cache: ShardCache | None = None,
@@ -150,13 +154,15 @@ def import_masks(
         PNG files of any size; see `figureground.pipeline.masks_import.gray_mask` for what is a mask.
     method : str
         Name for the manifest.
+    size : int, optional
+        Side that all masks get [px], 16 to 1024; by default each keeps its own.
 
     Returns
     -------
     MasksReport
         With samples that have no file, and (unless `limit` is given) files that belong to no sample.
     """
-    task = ImportMasks(os.path.abspath(os.fspath(folder)), method)
+    task = ImportMasks(os.path.abspath(os.fspath(folder)), method, size)
     chosen = make_engine(engine, jobs=jobs) if isinstance(engine, str) else engine
     target = _target(out, cache, storage_options)
     paths = expand(shards, None if cache is None else cache.remote)[:limit]
@@ -193,7 +199,7 @@ def run_task(
     *,
     out: str | os.PathLike[str] | None,
     engine: Engine,
-    overwrite: bool = False,
+    overwrite: Overwrite = False,
     limit: int | None = None,
     progress: bool = True,
     cache: ShardCache | None = None,
@@ -207,7 +213,12 @@ def run_task(
     paths = expand(shards, None if cache is None else cache.remote)[:limit]
     sidecars = _sidecars(paths, target)
     if target.out is not None and not is_url(target.out):
-        os.makedirs(target.out, exist_ok=True)
+        _make_folder(target.out)
+    for folder in sorted({os.path.dirname(os.path.abspath(path)) for path in sidecars if not is_url(path)}):
+        if os.path.isdir(folder) and not os.access(folder, os.W_OK):
+            raise ShardError(
+                f"{folder}: sidecars cannot be written there (no permission); choose another folder (--out)"
+            )
     present = Present(target, paths)
     remove_leftovers(sidecars, target.remote)
     remove_old_folders(TEMPORARY)
@@ -227,7 +238,7 @@ def run_task(
             getattr(running, "close", lambda: None)()
             # Once more: workers of a run that was killed just before this one may have lived on for a moment.
             remove_leftovers(sidecars, target.remote)
-    return MasksReport(task.method, tuple(reports[plain(path)] for path in paths), time.perf_counter() - began)
+    return MasksReport(label_of(task), tuple(reports[plain(path)] for path in paths), time.perf_counter() - began)
 
 
 @dataclass(frozen=True)
@@ -241,9 +252,18 @@ class _Plan:
     conflict: str = ""
 
 
-def _plan(task: Task, shard: str, target: Target, present: Present, overwrite: bool) -> _Plan:
+def _make_folder(path: str) -> None:
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise ShardError(
+            f"{path}: no folder of sidecars can be made there ({error.strerror}); choose another (--out)"
+        ) from error
+
+
+def _plan(task: Task, shard: str, target: Target, present: Present, overwrite: Overwrite) -> _Plan:
     name, sidecar = plain(shard), plain(target.sidecar(shard))
-    there = not overwrite and present.has(shard)
+    there = overwrite is not True and present.has(shard)
     try:
         # A shard that is to be fetched anyway is not fetched now just to count its samples.
         with target.open(shard, index="require" if is_url(shard) and not there else "auto") as store:
@@ -251,7 +271,7 @@ def _plan(task: Task, shard: str, target: Target, present: Present, overwrite: b
             manifest = present.manifest(shard, store.shard_fingerprint(0)) if there else None
             if manifest is None:
                 return _Plan(shard, samples)
-            asked: dict[str, Any] = {"method": task.method, "version": code_version(), **task.parameters(store)}
+            asked: dict[str, Any] = {"method": label_of(task), "version": code_version(), **task.parameters(store)}
     except (UploadRefused, GaveUp):
         raise
     except (ShardError, OSError) as error:
@@ -260,17 +280,23 @@ def _plan(task: Task, shard: str, target: Target, present: Present, overwrite: b
         return _Plan(shard, report=ShardReport(name, sidecar, "failed", error=str(error)))
     made = {"method": manifest.method, "version": manifest.version, **manifest.parameters}
     if made != asked:
+        if overwrite:
+            return _Plan(shard, samples)
         names = [key for key in {**made, **asked} if made.get(key) != asked.get(key)]
         return _Plan(shard, samples, conflict=f"{sidecar}: was made otherwise ({_difference(names, made, asked)})")
     result = manifest.result
-    without = tuple((key, note) for key, note in result.get("without", ()))
+    without, unusable = (tuple(map(tuple, result.get(name, ()))) for name in ("without", "unusable"))
     counts = {key: result.get(key, 0) for key in ("samples", "masks", "empty", "full")}
     histogram = tuple(result.get("histogram", (0,) * BINS))
-    return _Plan(shard, samples, ShardReport(name, sidecar, "kept", **counts, histogram=histogram, without=without))
+    return _Plan(
+        shard,
+        samples,
+        ShardReport(name, sidecar, "kept", **counts, histogram=histogram, without=without, unusable=unusable),
+    )
 
 
 def _difference(names: Sequence[str], there: dict[str, Any], asked: dict[str, Any]) -> str:
-    short = [name for name in names if not isinstance({**there, **asked}[name], dict)]
+    short = [name for name in names if not isinstance({**there, **asked}[name], dict) and name not in ("code", "files")]
     values = [f"{name} {there.get(name)!r}, asked for {asked.get(name)!r}" for name in short]
     return "; ".join([*values, *(f"other {name}" for name in names if name not in short)])
 
@@ -278,7 +304,9 @@ def _difference(names: Sequence[str], there: dict[str, Any], asked: dict[str, An
 def _check_conflicts(conflicts: list[str]) -> None:
     if conflicts:
         others = f" and {len(conflicts) - 1} more" if len(conflicts) > 1 else ""
-        raise ShardError(f"{conflicts[0]}{others}; pass overwrite (--overwrite) or another folder (--out)")
+        raise ShardError(
+            f"{conflicts[0]}{others}; pass overwrite (--overwrite all anew, --update only these) or another folder (--out)"
+        )
 
 
 def _sidecars(paths: Sequence[str], target: Target) -> list[str]:

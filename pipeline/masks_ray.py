@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from figureground.shards.errors import ShardError
 from figureground.shards.urls import is_url
 
 from .masks_leftovers import remove_leftovers
@@ -79,7 +78,13 @@ class RayEngine:
     def run(
         self, task: Task, shards: Sequence[str], target: Target, progress: Callable[[int, int], None]
     ) -> Iterator[ShardReport]:
-        """Yield a report for each shard, in the order in which they are finished."""
+        """Yield a report for each shard, in the order in which they are finished.
+
+        Raises
+        ------
+        RuntimeError
+            If the local cluster that it starts has too few processors or GPUs for a worker.
+        """
         if not shards:
             return
         ray = _import_ray()
@@ -88,6 +93,7 @@ class RayEngine:
             self._connect(ray, task)
         run = _Run(ray, self, task, [_absolute(shard) for shard in shards], _everywhere(target))
         try:
+            self._check_room(ray, task, final=ours and self.address is None)
             for report in run.reports(progress):
                 shard = shards[run.number_of[report.shard]]
                 yield replace(report, shard=plain(shard), sidecar=plain(target.sidecar(shard)))
@@ -104,6 +110,18 @@ class RayEngine:
         ray.init(
             num_cpus=self.jobs * _threads(task), object_store_memory=_OBJECT_STORE_BYTES, include_dashboard=False, **quiet
         )  # fmt: skip
+
+    def _check_room(self, ray: Any, task: Task, *, final: bool) -> None:
+        """Say it if no node is large enough for an actor, which would wait for ever; an error if no node can come (`final`)."""
+        wanted = self.resources(task)
+        for node in ray.nodes():
+            has = node["Resources"] if node["Alive"] else {}
+            if has.get("CPU", 0) >= wanted["num_cpus"] and has.get("GPU", 0) >= wanted["num_gpus"]:
+                return
+        needs = f"a Ray worker needs {wanted['num_cpus']:g} CPU and {wanted['num_gpus']:g} GPU, and no node has as many"
+        if final:
+            raise RuntimeError(f"make_masks: {needs}; pass device='cpu', a smaller share of a GPU, or fewer threads")
+        log.warning("%s: waiting for one to join the cluster", needs)
 
     def resources(self, task: Task) -> dict[str, float]:
         """Return what an actor reserves."""
@@ -196,7 +214,7 @@ class _Run:
             error = f"{shard}: its Ray actor died {self._lost[number]} times; look at the cluster's logs"
             return ShardReport(shard, sidecar, "failed", error=error, attempts=self._lost[number])
         except self._ray.exceptions.RayTaskError as error:
-            raise (error.cause if isinstance(error.cause, ShardError) else error.as_instanceof_cause()) from None
+            raise (error.cause if isinstance(error.cause, ValueError) else error.as_instanceof_cause()) from None
         self._idle.append(actor)
         return replace(report, attempts=1 + self._lost[number])
 

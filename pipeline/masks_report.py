@@ -30,7 +30,8 @@ from figureground.shards.files import publish
 from figureground.shards.urls import is_url, shown
 
 from .masks_estimate import EstimateMasks, Estimator
-from .masks_work import EMPTY_BELOW, FULL_ABOVE, mean_share
+from .masks_work import EMPTY_BELOW, FULL_ABOVE, mean_share, resize_mask
+from .methods import check_method, label_method
 
 _SIDE = 56
 """Side of the embedded masks [px]."""
@@ -112,7 +113,7 @@ def mask_disagreement(mask: np.ndarray, other: np.ndarray) -> float:
     >>> mask_disagreement(left, all_of_it), mask_disagreement(left, 255 - left)
     (0.5, 1.0)
     """
-    same = _resized(other, mask.shape[1], mask.shape[0])
+    same = resize_mask(other, mask.shape[1], mask.shape[0])
     most = int(np.maximum(mask, same).sum(dtype=np.int64))
     return round(1 - int(np.minimum(mask, same).sum(dtype=np.int64)) / most, 4) if most else 0.0
 
@@ -213,7 +214,9 @@ def _about(store: Store, shown: int, methods: Iterable[str], masks: MaskStore) -
 def _name(compare: str | None) -> str | None:
     if compare is not None and is_url(compare):
         return shown(compare)
-    return os.path.basename(os.path.normpath(compare)) if compare is not None and os.path.isdir(compare) else compare
+    if compare is None:
+        return None
+    return os.path.basename(os.path.normpath(compare)) if os.path.isdir(compare) else label_method(compare)
 
 
 def _fill(document: dict[str, Any]) -> bytes:
@@ -259,6 +262,7 @@ def _other_masks(
         with MaskStore(store, compare, cache=cache) as masks:
             yield lambda samples: [_decoded(masks.mask(sample)) for sample in samples]
     else:
+        check_method(compare, caller="write_page: compare is no folder of sidecars")
         estimator = Estimator(EstimateMasks(compare, device=device, threads=len(os.sched_getaffinity(0))))
 
         def estimated(samples: list[int]) -> list[np.ndarray | None]:
@@ -294,7 +298,7 @@ def _thumbnail(data: np.ndarray) -> tuple[str, int, int, str]:
     try:
         with Image.open(io.BytesIO(data.tobytes())) as image:
             image.draft("RGB", (2 * _THUMB, 2 * _THUMB))
-            small = ImageOps.exif_transpose(image).convert("RGB")
+            small = _eight_bits(ImageOps.exif_transpose(image)).convert("RGB")
     except _DAMAGED:
         return "", 1, 1, "the image cannot be decoded" if data.size else "no image"
     small.thumbnail((_THUMB, _THUMB), Image.Resampling.BICUBIC)
@@ -303,16 +307,17 @@ def _thumbnail(data: np.ndarray) -> tuple[str, int, int, str]:
     return base64.b64encode(stream.getvalue()).decode(), small.width, small.height, ""
 
 
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Scale 16-bit grey, as the pipeline's decoder does; Pillow's own conversion would show most of it as white."""
+    if image.mode != "I" and not image.mode.startswith("I;16"):
+        return image
+    wide = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)
+    return Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
+
+
 def _decoded(png: np.ndarray | None) -> np.ndarray | None:
     return None if png is None else cv2.imdecode(png, cv2.IMREAD_GRAYSCALE)
 
 
-def _resized(mask: np.ndarray, width: int, height: int) -> np.ndarray:
-    if mask.shape == (height, width):
-        return mask
-    shrinks = mask.shape[0] >= height and mask.shape[1] >= width
-    return cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-
-
 def _embedded(mask: np.ndarray) -> str:
-    return base64.b64encode(zlib.compress(_resized(mask, _SIDE, _SIDE).tobytes(), 9)).decode()
+    return base64.b64encode(zlib.compress(resize_mask(mask, _SIDE, _SIDE).tobytes(), 9)).decode()

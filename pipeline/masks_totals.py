@@ -41,6 +41,11 @@ class MasksReport:
         """Samples of the shards that this run made."""
         return sum(shard.samples for shard in self.shards if shard.status == "made")
 
+    @property
+    def unmatched(self) -> bool:
+        """Whether masks were imported and not one file belongs to a sample: most likely another folder was meant."""
+        return 0 < self.total("samples") == self.total("missing")
+
     def to_dict(self) -> dict[str, Any]:
         """Return all of it, ready for JSON."""
         names = ("samples", "masks", "undecodable", "missing", "empty", "full")
@@ -65,12 +70,16 @@ class MasksReport:
         if without:
             reasons = ", ".join(f"{times} x {note}" for note, times in without.most_common(4))
             lines.append(f"without a mask: {sum(without.values())} ({reasons})")
+        if self.unmatched:
+            key = next(shard.without[0][0] for shard in self.shards if shard.without)
+            lines.append(f"no file has the name of a key: the mask of {key!a} would be {key + '.png'!a} in the folder")
         if self.surplus:
             lines.append(f"files that belong to no sample: {len(self.surplus)}, the first is {self.surplus[0]!a}")
         if self.total("masks"):
             lines.append(
                 f"empty (figure below {EMPTY_BELOW:.0%}): {self.total('empty')}, full (above {FULL_ABOVE:.0%}): "
                 f"{self.total('full')}"
+                + (" (--json lists them)" if any(shard.unusable for shard in self.shards) else "")
             )
             lines.append(f"share of the figure, 0 to 1: [{_spark(self.histogram)}]")
         return "\n".join(lines)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
+import cv2
 import numpy as np
 
 from figureground.shards import ShardError, Store
@@ -59,11 +60,12 @@ class OpenTask(Protocol):
 
 
 class Task(Protocol):
-    """How masks are made; a task that makes something else says so by an attribute `kind`, see `kind_of`."""
+    """How masks are made; a task that makes something else says so by an attribute `kind`, see `kind_of`; one whose method is a
+    path names it for people by an attribute `label`, see `label_of`."""
 
     @property
     def method(self) -> str:
-        """Name of the method, for the manifest."""
+        """Name of the method."""
 
     def parameters(self, store: Store) -> dict[str, Any]:
         """Return what the masks of a shard depend on, besides its images and the method: fit for JSON."""
@@ -96,6 +98,8 @@ class ShardReport:
     """More than one: a worker was lost while it made this shard."""
     seconds: float = 0.0
     """Time that making it took; not in the sidecar, whose bytes shall not depend on it."""
+    unusable: tuple[tuple[str, str], ...] = ()
+    """Key of each sample whose mask is "empty" or "full", and which."""
 
     @property
     def missing(self) -> int:
@@ -123,7 +127,7 @@ def code_version() -> str:
 def result_of(report: ShardReport) -> dict[str, Any]:
     """Return what a manifest says of how the masks of a shard turned out: what a report of a kept sidecar needs."""
     result = report.to_dict()
-    kept = ("samples", "masks", "undecodable", "missing", "empty", "full", "histogram", "without")
+    kept = ("samples", "masks", "undecodable", "missing", "empty", "full", "histogram", "without", "unusable")
     return {name: result[name] for name in kept}
 
 
@@ -135,14 +139,15 @@ class Tally:
     >>> tally = Tally()
     >>> tally.add([Result("a", b"", 0.25, ""), Result("b", b"", 1.0, ""), Result("c", None, 0.0, "truncated")])
     >>> report = tally.report("x.tar", "x.masks.tar")
-    >>> report.masks, report.full, report.histogram, report.without
-    (2, 1, (0, 0, 1, 0, 0, 0, 0, 0, 0, 1), (('c', 'truncated'),))
+    >>> report.masks, report.full, report.histogram, report.without, report.unusable
+    (2, 1, (0, 0, 1, 0, 0, 0, 0, 0, 0, 1), (('c', 'truncated'),), (('b', 'full'),))
     """
 
     def __init__(self) -> None:
         self._histogram = [0] * BINS
-        self._empty = self._full = self.samples = 0
+        self.samples = 0
         self._without: list[tuple[str, str]] = []
+        self._unusable: list[tuple[str, str]] = []
 
     def add(self, results: Sequence[Result]) -> None:
         """Count some samples."""
@@ -154,14 +159,15 @@ class Tally:
             if result.area is None:
                 continue
             self._histogram[min(BINS - 1, int(result.area * BINS))] += 1
-            self._empty += result.area < EMPTY_BELOW
-            self._full += result.area > FULL_ABOVE
+            if result.area < EMPTY_BELOW or result.area > FULL_ABOVE:
+                self._unusable.append((result.key, "empty" if result.area < EMPTY_BELOW else "full"))
 
     def report(self, shard: str, sidecar: str) -> ShardReport:
         """Return the counts."""
+        empty = sum(kind == "empty" for _, kind in self._unusable)
         return ShardReport(
-            shard, sidecar, "made", self.samples, self.samples - len(self._without), self._empty, self._full,
-            tuple(self._histogram), tuple(self._without),
+            shard, sidecar, "made", self.samples, self.samples - len(self._without), empty, len(self._unusable) - empty,
+            tuple(self._histogram), tuple(self._without), unusable=tuple(self._unusable),
         )  # fmt: skip
 
 
@@ -169,6 +175,12 @@ def kind_of(task: Task) -> SidecarKind:
     """Return what a task makes: masks, unless it says otherwise."""
     kind: SidecarKind = getattr(task, "kind", MASKS)
     return kind
+
+
+def label_of(task: Task) -> str:
+    """Return the name of a task's method for manifests and reports."""
+    label: str = getattr(task, "label", task.method)
+    return label
 
 
 def make_sidecar(
@@ -222,7 +234,7 @@ def make_sidecar(
                 progress(tally.samples)
         report = tally.report(name, sidecar)
         about = {"parameters": settings, "result": result_of(report), "version": code_version(), "source": source}
-        with target.writer(shard, method=task.method, **about) as writer:
+        with target.writer(shard, method=label_of(task), **about) as writer:
             for key, png in pngs:
                 writer.add(key, png)
     except UploadRefused:
@@ -275,6 +287,14 @@ def usable_samples(store: Store) -> tuple[list[int], list[Result]]:
     return [i for i, key in enumerate(keys) if times[key] == 1], [
         Result(store.key(i), None, 0.0, _DUPLICATE) for i in shared
     ]
+
+
+def resize_mask(mask: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Return a (H, W) uint8 mask at another size: means of areas where it shrinks, else linear."""
+    if mask.shape == (height, width):
+        return mask
+    shrinks = mask.shape[0] >= height and mask.shape[1] >= width
+    return cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 def mean_share(mask: np.ndarray) -> float:

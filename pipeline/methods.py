@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Protocol
 
-from figureground.kernels.saliency import METHODS, estimate_saliency
+from figureground.kernels.saliency import LEAST_SIZE, METHODS, estimate_saliency
 
 FILE_METHODS = {
     "net": ("saliency_net", "saliency_refiner"),
@@ -37,6 +37,10 @@ class Method(Protocol):
     def side(self) -> int | None:
         """Side of the images that it wants [px]; None: that of the masks."""
 
+    @property
+    def least(self) -> int:
+        """Smallest side of masks that it makes [px]."""
+
     def __call__(self, images: Any, size: int | None = None) -> Any:
         """Return masks (N, size, size) uint8 of images (N, 3, side, side) uint8, on their device."""
 
@@ -45,6 +49,7 @@ class Method(Protocol):
 class _Kernel:
     name: str
     side: int | None = None
+    least: int = LEAST_SIZE
 
     def __call__(self, images: Any, size: int | None = None) -> Any:
         return estimate_saliency(images, method=self.name)
@@ -102,6 +107,34 @@ def check_method(name: str, *, caller: str = "check_method", cuda: bool = False)
     resolve_method(name, caller=caller)
     if cuda and name in HOST_ONLY:
         raise ValueError(f"{caller}: method {name!r} runs on the CPU alone; choose another, as 'fused', or device='cpu'")
+
+
+def absolute_method(name: str, *, caller: str = "absolute_method") -> str:
+    """Return the same method for processes that work in another folder: a file's path is made absolute.
+
+    Examples
+    --------
+    >>> absolute_method("fused"), absolute_method("net:/models/a.pt")
+    ('fused', 'net:/models/a.pt')
+    """
+    if name in METHODS:
+        return name
+    kind, path = _split(name, caller)
+    return f"{kind}:{os.path.abspath(path)}"
+
+
+def label_method(name: str) -> str:
+    """Return the method's name for manifests: of a file its base name, since equal files may lie anywhere.
+
+    Examples
+    --------
+    >>> label_method("fused"), label_method("net:/models/a.pt")
+    ('fused', 'net:a.pt')
+    """
+    if name in METHODS:
+        return name
+    kind, path = _split(name, "label_method")
+    return f"{kind}:{os.path.basename(path)}"
 
 
 def method_record(name: str) -> dict[str, Any]:

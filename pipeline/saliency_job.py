@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.util
 import io
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import resources
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,8 @@ from figureground.kernels.saliency import METHODS
 from figureground.shards.files import publish
 
 from .array_model import read_weights
+from .masks_bar import Lines
+from .masks_estimate import kernel_record
 from .masks_work import code_version
 from .saliency_net import load_encoder, save_net
 from .saliency_refine_steps import RefineTrainer
@@ -29,6 +33,10 @@ from .saliency_targets import KINDS, TrainPlan, read_images
 
 _MOST_EPOCHS, _SPARE_EPOCHS = 1000, 2
 """Most that `--minutes` plans, and what the refinements cost in epochs."""
+_MODULES = (
+    "saliency_compose", "saliency_net", "saliency_refine_steps", "saliency_refiner", "saliency_steps", "saliency_targets",
+)  # fmt: skip
+"""What a training's numbers depend on: a checkpoint is not continued with others."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +117,8 @@ def train_saliency(
         raise ValueError(
             f"train_saliency: out must be a new file, got {os.fspath(out)!r}; remove it or choose another name"
         )
+    if not os.path.isdir(folder := os.path.dirname(os.path.abspath(out))):
+        raise ValueError(f"train_saliency: out must be in a folder that exists, got {folder!r}; make it first")
     if importlib.util.find_spec("matplotlib") is None:
         raise RuntimeError("train_saliency: the curves need matplotlib; run 'pip install matplotlib'")
     if device != "cpu" and not torch.cuda.is_available():
@@ -121,7 +131,7 @@ def train_saliency(
     loaded: list[str] = []
     with _threads(threads):
         trainer = _trainer(plan, images.pixels, device, init, loaded)
-        record = {"pixels": images.digest(), "init": "".join(loaded), "minutes": minutes}
+        record = {"pixels": images.digest(), "init": _digest(init), "minutes": minutes, "code": _code_digest()}
         resumed = _resume(trainer, f"{os.fspath(out)}.checkpoint", record, minutes)
         _run(trainer, f"{os.fspath(out)}.checkpoint", record, progress)
     report = TrainReport(
@@ -174,6 +184,11 @@ def _resume(trainer: Trainer | RefineTrainer, checkpoint: str, record: dict[str,
     """Load the checkpoint, if there is one, else plan the epochs; returns how many are done."""
     if os.path.exists(checkpoint):
         found = read_weights(checkpoint)
+        if not isinstance(found, dict) or not {"settings", "epochs", "state"} <= set(found):
+            raise ValueError(
+                f"train_saliency: {checkpoint} must be a checkpoint of 'figureground train-saliency', got another file; "
+                f"remove it or choose another out"
+            )
         epochs = found["epochs"] if minutes is not None else trainer.plan.epochs
         trainer.plan = dataclasses.replace(trainer.plan, epochs=epochs)
         wanted = _settings(trainer.plan, record)
@@ -194,14 +209,34 @@ def _settings(plan: TrainPlan, record: dict[str, Any]) -> dict[str, Any]:
     return {**dataclasses.asdict(plan), "teachers": list(plan.teachers), **record}
 
 
+def _digest(path: str | None) -> str:
+    """Return the start of a file's SHA-256; empty for None."""
+    if path is None:
+        return ""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _code_digest() -> str:
+    """Return a digest of what a training computes with: the teachers' kernels and the modules of the training."""
+    digest = hashlib.sha256(kernel_record()["code"].encode())
+    folder = resources.files("figureground.pipeline")
+    for name in _MODULES:
+        digest.update(folder.joinpath(f"{name}.py").read_bytes())
+    return digest.hexdigest()[:16]
+
+
 def _run(trainer: Trainer | RefineTrainer, checkpoint: str, record: dict[str, Any], progress: bool) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
         task = bar.add_task("", total=trainer.plan.epochs * trainer.steps, completed=trainer.epoch * trainer.steps)
+        lines = Lines(progress)
 
         def show(loss: float) -> None:
             text = f"phase {trainer.phase}, epoch {trainer.epoch + 1}/{trainer.plan.epochs}, loss {loss:.3f}"
             bar.update(task, advance=1, description=text)
+            if lines.due():
+                lines.write(text)
 
         while trainer.epoch < trainer.plan.epochs:
             trainer.run_epoch(show)
@@ -221,25 +256,29 @@ def _publish(report: TrainReport, trainer: Trainer | RefineTrainer, side: int, r
     plan = trainer.plan
     _draw_curves(f"{report.out}.png", report.losses, plan)
     card = {**_settings(plan, record), "images": report.images, "losses": list(report.losses)}
+    card["encoder"] = report.encoder
     card["made_by"] = f"figureground {code_version()}, torch {torch.__version__}"
     save_net(report.out, trainer.net, side=side, card=json.loads(json.dumps(card)))
-    os.unlink(f"{report.out}.checkpoint")
+    with suppress(FileNotFoundError):  # the same training, run twice at once, was first
+        os.unlink(f"{report.out}.checkpoint")
 
 
 def _draw_curves(path: str, losses: Sequence[float], plan: TrainPlan) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(7, 4), dpi=110, layout="constrained")
     axes = FigureCanvasAgg(figure).figure.subplots()
     epochs, first = range(1, len(losses) + 1), plan.first
     if plan.kind == "refine":
         axes.plot(epochs, losses, "o-", markersize=3, label="compositions and photographs")
-        axes.set(xlabel="epoch", ylabel="cross-entropy and soft F", ylim=(0, None))
+        axes.set(xlabel="epoch", ylabel="cross-entropy and soft F", ylim=(0, 1.05 * max(losses)))
     else:
         axes.plot(epochs[:first], losses[:first], "o-", markersize=3, label="phase 1: each teacher")
         axes.plot(epochs[first:], losses[first:], "o-", markersize=3, label="phase 2: their consensus")
-        axes.set(xlabel="epoch", ylabel="1 - soft F", ylim=(0, None))
+        axes.set(xlabel="epoch", ylabel="1 - soft F", ylim=(0, 1.05 * max(losses)))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend()
     buffer = io.BytesIO()

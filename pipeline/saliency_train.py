@@ -3,8 +3,8 @@
     --kind refine   corrects the map of the first teacher (default)
     --kind alone    sees the image alone, and learns the teachers' consensus; can begin with a self-supervised encoder (--init)
 
-figureground train-saliency "shards/*.tar" --out model.pt --minutes 15
-figureground masks "shards/*.tar" --out masks --method net:model.pt
+    figureground train-saliency "shards/*.tar" --out model.pt --minutes 15
+    figureground masks "shards/*.tar" --out masks --method net:model.pt
 
 A run that was stopped is continued by the same command: it finds `model.pt.checkpoint`, written after each epoch. `model.pt.png`
 shows the losses. Equal images, options and threads give equal bytes on a CPU.
@@ -19,11 +19,13 @@ import sys
 from figureground.shards.cli import SHARDS_HELP
 from figureground.shards.errors import ShardError
 
+from .masks_cli import show_text
 from .saliency_targets import KINDS, TrainPlan
 
 
 def add_train_saliency(parser: argparse.ArgumentParser) -> None:
     """Give a parser the arguments of `train-saliency`."""
+    show_text(parser, __doc__)
     plan = TrainPlan()
     parser.add_argument("shards", nargs="+", metavar="SHARDS", help=SHARDS_HELP)
     parser.add_argument("--out", required=True, metavar="FILE", help="the network, for --method net:FILE")

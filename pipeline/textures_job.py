@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -30,6 +30,9 @@ from figureground.shards.cli import SHARDS_HELP, add_cache, open_cache
 from figureground.shards.masks import TEXTURES, SidecarKind
 
 from .masks_work import OpenTask, Result, usable_samples
+
+if TYPE_CHECKING:
+    from .masks_job import Overwrite
 
 EXEMPLAR_PX = 96
 _METHOD = "quilting"
@@ -200,7 +203,7 @@ def make_textures(
     *,
     out: str | os.PathLike[str] | None = None,
     jobs: int = 1,
-    overwrite: bool = False,
+    overwrite: Overwrite = False,
     limit: int | None = None,
     progress: bool = True,
     cache: ShardCache | None = None,
@@ -263,7 +266,11 @@ def add_textures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=224, metavar="PX", help="side of the textures (default: 224)")
     parser.add_argument("--block", type=int, default=32, metavar="PX", help="side of a quilted block (default: 32)")
-    parser.add_argument("--overwrite", action="store_true", help="make all sidecars again, whatever is there")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--overwrite", action="store_true", help="make all sidecars again, whatever is there")
+    again.add_argument(
+        "--update", action="store_true", help="make those again that were made otherwise; can be resumed"
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N shards")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -279,8 +286,8 @@ def run_textures(args: argparse.Namespace) -> int:
     try:
         with _sigterm_raises():
             report = make_textures(
-                args.shards, out=args.out, jobs=args.jobs, overwrite=args.overwrite, limit=args.limit,
-                progress=not args.quiet, cache=open_cache(args), **settings,
+                args.shards, out=args.out, jobs=args.jobs, overwrite="changed" if args.update else args.overwrite,
+                limit=args.limit, progress=not args.quiet, cache=open_cache(args), **settings,
             )  # fmt: skip
     except KeyboardInterrupt as signalled:
         print("interrupted: finished sidecars are kept, the same command goes on", file=sys.stderr)

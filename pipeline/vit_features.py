@@ -32,6 +32,8 @@ _HEAD = 64
 """Channels of an attention head in all published DINO and DINOv2 models; a state dict does not say."""
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 _PREFIXES = re.compile(r"^(module\.|backbone\.|encoder\.)+")
+_CHUNKS = re.compile(r"^blocks\.\d+\.(?=\d+\.)")
+"""DINOv2's training names blocks by the group that they are in as well."""
 _UNUSED = re.compile(r"^(head|dino_head|ibot_head|fc_norm|norm)\.|^mask_token$")
 
 
@@ -173,7 +175,7 @@ def load_features(path: str | Path) -> PatchFeatures:
     RuntimeError
         If it is a `.safetensors` file and safetensors is not installed.
     """
-    named = {_PREFIXES.sub("", k): v for k, v in read_state(path).items()}
+    named = {_CHUNKS.sub("blocks.", _PREFIXES.sub("", k)): v for k, v in read_state(path).items()}
     tensors = {"register_tokens" if k == "reg_token" else k: v for k, v in named.items() if not _UNUSED.search(k)}
     missing = [k for k in _NEEDED if k not in tensors]
     if missing:

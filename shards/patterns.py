@@ -39,7 +39,8 @@ def expand(
     Returns
     -------
     list of str
-        Sorted by absolute path or URL, each once. Sidecars (`*.masks.tar`, `*.textures.tar`) are left out unless named.
+        Sorted by absolute path or URL, each once. Sidecars (`*.masks.tar`, `*.textures.tar`) are left out unless they are
+        named, and even then beside their shards: that is what `glob.glob` or a shell makes of `*.tar`.
 
     Raises
     ------
@@ -72,7 +73,12 @@ def expand(
             found.setdefault(os.path.abspath(shard), os.path.normpath(shard))
     if not found:
         raise ShardError("expand: patterns must name at least one shard, got an empty list")
-    return [found[path] for path in sorted(found)]
+    return [found[path] for path in sorted(found) if not _is_beside_its_shard(path, found)]
+
+
+def _is_beside_its_shard(path: str, found: dict[str, str]) -> bool:
+    ending = next((ending for ending in SIDECAR_ENDINGS if path.endswith(ending)), None)
+    return ending is not None and path.removesuffix(ending) + ".tar" in found
 
 
 def expand_braces(pattern: str) -> list[str]:

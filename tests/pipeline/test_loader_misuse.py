@@ -214,12 +214,6 @@ def test_places_below_home(tmp_path, monkeypatch, shards):
 def test_masks_that_are_not_there(shards, tmp_path, caplog):
     with pytest.raises(ShardError, match="none: the folder of masks does not exist; check the path"):
         make(shards, masks_dir=tmp_path / "none")
-    make(shards, masks_dir=tmp_path).close()
-    assert "saliency is estimated instead" in caplog.text
-    make(shards, masks="sidecar", masks_dir=tmp_path).close()
-    assert "0 % of the samples have a mask in a sidecar" in caplog.text
-    assert "other images are left alone" in caplog.text
-    caplog.clear()
     make(shards, PLAIN, masks=None).close()
     make(shards, masks="sidecar").close()
     make(shards).close()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +18,10 @@ from PIL import Image
 from pipeline_shards import write_shards
 
 from figureground.pipeline.masks_cli import Terminated, add_masks, add_show_masks, run_masks, run_show_masks
+from figureground.pipeline.masks_estimate import EstimateMasks
+from figureground.pipeline.masks_import import gray_mask
+from figureground.pipeline.saliency_net import SaliencyNet, save_net
+from figureground.shards import MaskStore, Store
 
 
 def masks(*arguments):
@@ -178,3 +184,115 @@ def test_credentials_come_from_the_environment(shards, tmp_path, monkeypatch, ca
         assert "0 sidecars made, 2 kept" in capsys.readouterr().out
         assert masks(shards, "--out", "s3://nowhere/masks", "--size", 32) == 2
         assert capsys.readouterr().err == "s3://nowhere/masks: the bucket does not exist; make it, or check the URL\n"
+
+
+def test_a_folder_that_cannot_be_made(shards, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert masks(shards, "--out", tmp_path / "file", "--size", 32) == 2
+    assert (
+        "file: no folder of sidecars can be made there (File exists); choose another (--out)" in capsys.readouterr().err
+    )
+    assert masks(shards, "--out", tmp_path / "out", "--size", 32) == 0
+    assert show(shards, "--masks", tmp_path / "out", "--out", tmp_path / "file" / "page.html") == 2
+    assert re.search("Not a directory|File exists", capsys.readouterr().err)
+
+
+def test_update_makes_only_what_was_made_otherwise(shards, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert masks(shards, "--out", out, "--size", 32) == 0
+    before = {path: path.read_bytes() for path in sorted(out.glob("*.tar"))}
+    # As a run with --overwrite that was killed after the first shard leaves them.
+    assert masks(shards, "--out", out, "--size", 32, "--method", "rbd", "--overwrite", "--limit", 1) == 0
+    capsys.readouterr()
+    assert masks(shards, "--out", out, "--size", 32, "--method", "rbd") == 2
+    assert "method 'fused', asked for 'rbd'); pass overwrite (--overwrite all anew, --update only these)" in (
+        capsys.readouterr().err
+    )
+    assert masks(shards, "--out", out, "--size", 32, "--method", "rbd", "--update") == 0
+    assert "rbd: 1 sidecars made, 1 kept" in capsys.readouterr().out
+    assert masks(shards, "--out", out, "--size", 32, "--update") == 0
+    assert "fused: 2 sidecars made, 0 kept" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in sorted(out.glob("*.tar"))} == before
+    with pytest.raises(SystemExit):
+        masks(shards, "--update", "--overwrite")
+
+
+def test_an_import_without_any_match_is_a_problem(shards, tmp_path, capsys):
+    folder = tmp_path / "pngs" / "class"
+    folder.mkdir(parents=True)
+    Image.fromarray(np.full((9, 9), 255, np.uint8)).save(folder / "00003.png")
+    assert masks(shards, "--out", tmp_path / "out", "--from-folder", folder.parent) == 1
+    assert "the mask of '00000' would be '00000.png' in the folder" in capsys.readouterr().out
+
+
+def test_imported_masks_of_one_size(shards, tmp_path, capsys):
+    (tmp_path / "pngs").mkdir()
+    large = np.zeros((400, 600), np.uint8)
+    large[:, 300:] = 255
+    Image.fromarray(large).save(tmp_path / "pngs" / "00003.png")
+    assert masks(shards, "--out", tmp_path / "own", "--from-folder", tmp_path / "pngs") == 0
+    assert masks(shards, "--out", tmp_path / "one", "--from-folder", tmp_path / "pngs", "--size", 64) == 0
+    found = []
+    for name in ("own", "one"):
+        with Store(shards) as store, MaskStore(store, tmp_path / name) as made:
+            found.append(gray_mask(made.mask(3).tobytes()))
+    np.testing.assert_array_equal(found[0], large)
+    np.testing.assert_array_equal(found[1], np.repeat([[0] * 32 + [255] * 32], 64, axis=0))
+    assert masks(shards, "--from-folder", tmp_path / "pngs", "--size", 4) == 2
+    assert "size must be 16 to 1024 px, got 4" in capsys.readouterr().err
+
+
+def test_a_network_wants_larger_masks(shards, tmp_path, capsys):
+    save_net(tmp_path / "net.pt", SaliencyNet(4), side=32, card={})
+    assert masks(shards, "--method", f"net:{tmp_path / 'net.pt'}", "--size", 20) == 2
+    assert "size must be 32 to 256 px, got 20 for method 'net:net.pt'" in capsys.readouterr().err
+
+
+def test_the_place_of_a_network_is_not_in_the_masks(shards, tmp_path, monkeypatch):
+    """The same file by a relative path, by an absolute one and from another folder: one set of masks."""
+    (tmp_path / "a").mkdir()
+    save_net(tmp_path / "net.pt", SaliencyNet(4), side=32, card={})
+    (tmp_path / "a" / "net.pt").write_bytes((tmp_path / "net.pt").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    made = []
+    for method in ("net:net.pt", f"net:{tmp_path}/net.pt", "net:a/net.pt"):
+        assert masks(shards, "--out", tmp_path / "out", "--method", method, "--size", 32) == 0
+        made.append([path.read_bytes() for path in sorted((tmp_path / "out").glob("*.tar"))])
+        for path in (tmp_path / "out").iterdir():
+            path.unlink()
+    assert made[0] == made[1] == made[2]
+    assert EstimateMasks("net:net.pt").method == f"net:{tmp_path}/net.pt", "it travels to workers elsewhere"
+
+
+def test_lines_in_a_log(shards, tmp_path, capsys, monkeypatch):
+    """Without a terminal a bar says nothing before its end, which may be days away."""
+    monkeypatch.setattr("figureground.pipeline.masks_bar.LINES_S", 0.0)
+    parser = argparse.ArgumentParser()
+    add_masks(parser)
+    arguments = [str(shards), "--out", str(tmp_path / "out"), "--size", "32", "--device", "cpu"]
+    assert run_masks(parser.parse_args(arguments)) == 0
+    assert re.search(r"^1/2 shards, \d+/12 images", capsys.readouterr().err, re.M)
+    assert run_masks(parser.parse_args([*arguments, "--overwrite", "--quiet"])) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_the_shell_names_sidecars_too(shards, capsys):
+    """Without quotes, `shards/*.tar` names them from the second run on."""
+    for kept in (0, 2):
+        assert masks(*sorted(shards.glob("*.tar")), "--size", 32) == 0
+        assert f"{kept} kept" in capsys.readouterr().out
+
+
+def test_unusable_masks_are_named_by_shard(shards, tmp_path, capsys):
+    """In the report of the run that made them and of those that find them made."""
+    (tmp_path / "pngs").mkdir()
+    for key, value in (("00001", 0), ("00002", 255), ("00003", 127)):
+        Image.fromarray(np.full((9, 9), value, np.uint8)).save(tmp_path / "pngs" / f"{key}.png")
+    shutil.copy(tmp_path / "pngs" / "00001.png", tmp_path / "pngs" / "00007.png")
+    for status in ("made", "kept"):
+        assert masks(shards, "--out", tmp_path / "out", "--from-folder", tmp_path / "pngs", "--json") == 0
+        report = json.loads(capsys.readouterr().out)
+        assert report["sidecars"][status] == 2
+        unusable = [shard["unusable"] for shard in report["shards"]]
+        assert unusable == [[["00001", "empty"], ["00002", "full"]], [["00007", "empty"]]]
+        assert (report["empty"], report["full"]) == (2, 1)

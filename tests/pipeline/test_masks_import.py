@@ -130,3 +130,13 @@ def test_surplus(tmp_path):
 def test_folder_must_be_there(tmp_path):
     with pytest.raises(ValueError, match="folder must be a folder of PNG masks"):
         ImportMasks(str(tmp_path / "nowhere"))
+
+
+def test_a_file_that_is_to_be_turned_is_turned():
+    upright = np.zeros((4, 6), np.uint8)
+    upright[:, :2] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying on its left side: turn it clockwise by 90 degrees
+    stream = io.BytesIO()
+    Image.fromarray(np.rot90(upright)).save(stream, "PNG", exif=exif)
+    np.testing.assert_array_equal(gray_mask(stream.getvalue()), upright)

@@ -176,3 +176,14 @@ def test_real_photographs(tmp_path):
     report = make_masks(tmp_path / "photos-0.tar", progress=False)
     assert report.total("masks") == len(members) >= 2
     assert report.total("empty") == report.total("full") == 0
+
+
+def test_a_folder_that_may_not_be_written_is_said_before_the_work(tmp_path, monkeypatch):
+    """Else every shard would be worked on, and fail at its end."""
+    shards = write_shards(tmp_path / "shards", 6, per_shard=3, masks=False)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != str(tmp_path / "shards"))  # root may write anywhere
+    with pytest.raises(
+        ShardError, match=r"shards: sidecars cannot be written there \(no permission\); choose another folder"
+    ):
+        make_masks(shards, size=32, progress=False)
+    assert make_masks(shards, size=32, out=tmp_path / "out", progress=False).count("made") == 2

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from masks_tasks import PlainTask
@@ -49,6 +50,31 @@ def test_resources():
     assert engine.resources(EstimateMasks(device="cuda", threads=3)) == {"num_cpus": 3, "num_gpus": 0.25}
     assert make_engine("ray", jobs=1).resources(EstimateMasks(device="cuda")) == {"num_cpus": 1, "num_gpus": 1.0}
     assert make_engine("ray", jobs=1).resources(EstimateMasks()) == {"num_cpus": 1, "num_gpus": 0.0}
+
+
+def test_no_room_for_a_worker(caplog):
+    """It would wait for ever: on a machine without a GPU `--engine ray` alone did."""
+    pytest.importorskip("ray")
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 4.0}},
+        {"Alive": True, "Resources": {"CPU": 1.0, "GPU": 1.0}},
+        {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
+    ]
+    cluster = SimpleNamespace(nodes=lambda: nodes)
+    engine, gpu, wide = (
+        make_engine("ray", jobs=1),
+        EstimateMasks(device="cuda"),
+        EstimateMasks(device="cuda", threads=2),
+    )
+    engine._check_room(cluster, gpu, final=True)
+    engine._check_room(cluster, EstimateMasks(threads=4), final=True)
+    with pytest.raises(
+        RuntimeError, match="a Ray worker needs 2 CPU and 1 GPU, and no node has as many; pass device='cpu'"
+    ):
+        engine._check_room(cluster, wide, final=True)
+    assert caplog.text == ""
+    engine._check_room(cluster, wide, final=False)
+    assert "no node has as many: waiting for one to join the cluster" in caplog.text
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -12,9 +14,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from pipeline_shards import disc_image, write_tar
 
-from figureground.pipeline.masks_report import mask_confidence, mask_disagreement, spread, write_page
+from figureground.pipeline.masks_report import _thumbnail, mask_confidence, mask_disagreement, spread, write_page
+from figureground.pipeline.saliency_net import SaliencyNet, save_net
 from figureground.shards import ShardError
 from figureground.shards.masks import MaskWriter
 
@@ -98,6 +102,17 @@ def test_data(page):
     assert (items["c0/000"]["width"], items["c0/000"]["height"]) == (110, 70)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_thumbnails_of_16_bits(kind):
+    """They are as dark as what the pipeline sees."""
+    stream = io.BytesIO()
+    Image.fromarray(np.full((20, 30), 16384, np.uint16)).save(stream, kind)
+    photo, width, height, note = _thumbnail(np.frombuffer(stream.getvalue(), np.uint8))
+    assert (width, height, note) == (30, 20, "")
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(photo))))
+    assert abs(pixels.astype(int) - 64).max() <= 1
+
+
 def test_nothing_is_loaded_from_elsewhere(page):
     text = page.read_text("utf-8")
     assert "</script><b>" not in text
@@ -116,12 +131,21 @@ def test_compare_with_a_method(shards, tmp_path):
     assert all(item["disagreement"] is not None for item in data["items"] if item["area"] is not None and item["photo"])
 
 
+def test_compare_with_a_network(shards, tmp_path):
+    save_net(tmp_path / "net.pt", SaliencyNet(4), side=32, card={})
+    compare = f"net:{tmp_path / 'net.pt'}"
+    write_page(shards / "s-0.tar", tmp_path / "page.html", masks_dir=shards / "masks", compare=compare, limit=3)
+    assert document(tmp_path / "page.html")["compare"] == "net:net.pt", "its folder is nobody's business"
+
+
 def test_messages(shards, tmp_path):
     with pytest.raises(ShardError, match="no shard has a sidecar there"):
         write_page(shards / "s-0.tar", tmp_path / "page.html", masks_dir=tmp_path)
     with pytest.raises(ValueError, match="limit must be at least 1, got 0"):
         write_page(shards / "s-0.tar", tmp_path / "page.html", masks_dir=shards / "masks", limit=0)
-    with pytest.raises(ValueError, match="method must be one of"):
+    with pytest.raises(
+        ValueError, match=r"compare is no folder of sidecars: method must be one of fused, .*, got 'magic'"
+    ):
         write_page(shards / "s-0.tar", tmp_path / "page.html", masks_dir=shards / "masks", compare="magic")
 
 
@@ -164,17 +188,28 @@ const press = query => document.querySelector(query).click();
 """
 
 
+def chromium(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Chromium without a window, with a profile of its own."""
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium on the PATH, e.g. of 'apt-get install chromium'")
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={folder / 'profile'}",
+        *arguments,
+    ]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
 def browse(page: Path, folder: Path, *, fragment: str = "", size: str = "1200,900", probe: str = PROBE) -> dict:
     """Open a page in Chromium, play with it, and return what was seen, by step."""
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium")
     probed = folder / "probed.html"
     probed.write_text(page.read_text("utf-8").replace("</body>", probe + "</body>"), "utf-8")
-    command = [
-        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}", f"--window-size={size}",
-        "--virtual-time-budget=20000", "--dump-dom", f"{probed.as_uri()}{fragment}",
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = chromium(
+        folder, f"--window-size={size}", "--virtual-time-budget=20000", "--dump-dom", probed.as_uri() + fragment
+    )
     found = re.search(r'<pre id="log">(.*?)</pre>', done.stdout, re.S)
     assert found, f"the page did not answer: {done.stderr[-500:]}"
     log = json.loads(unescape(found[1]))
@@ -249,6 +284,33 @@ setTimeout(() => {
 """
     seen = browse(page, tmp_path, fragment="#threshold=0.7&filter=full", probe=probe)["x"]
     assert (seen["keys"], seen["slider"]) == (["c1/005"], "0.7")
+
+
+def test_what_is_seen(page, tmp_path):
+    """Screenshots: outlines of both methods in their colors, on thumbnails in rows; the slider draws the rings in."""
+
+    def pixels(fragment: str, color: tuple[int, int, int]) -> np.ndarray:
+        image = tmp_path / "page.png"
+        options = (
+            "--window-size=1000,2000",
+            "--hide-scrollbars",
+            "--virtual-time-budget=3000",
+            f"--screenshot={image}",
+        )
+        done = chromium(tmp_path, *options, page.as_uri() + fragment)
+        assert image.exists(), done.stderr[-500:]
+        rows = cv2.imread(str(image)).astype(int)
+        image.unlink()
+        return np.abs(rows[..., ::-1] - color).max(2) < 40
+
+    figure, other = (255, 46, 116), (0, 194, 255)
+    half = pixels("", figure)[300:]
+    assert half.sum() > 2000
+    assert len(np.flatnonzero(np.diff(half.any(1).astype(int)) == 1)) >= 3, "rows of thumbnails"
+    assert pixels("", other)[300:].sum() > 1000
+    assert pixels("#threshold=0.95", figure)[300:].sum() < 0.9 * half.sum(), "the masks are discs: higher is smaller"
+    assert pixels("#show=image", figure)[300:].sum() < 0.05 * half.sum()
+    assert pixels("#filter=none", figure)[300:].sum() < 0.05 * half.sum()
 
 
 def test_only_what_is_in_view_is_drawn(page, tmp_path):

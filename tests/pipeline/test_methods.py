@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 
 import numpy as np
 import pytest
 import torch
-from pipeline_shards import disc_image
+from loader_tools import make
+from pipeline_shards import disc_image, write_shards
 
 from figureground.kernels.arrays import Ragged
 from figureground.kernels.saliency import METHODS, estimate_saliency
+from figureground.pipeline import recipes
+from figureground.pipeline.array_model import read_state, read_weights
 from figureground.pipeline.augment import estimate_masks
+from figureground.pipeline.masks_estimate import EstimateMasks
 from figureground.pipeline.methods import check_method, method_record, resolve_method
 from figureground.pipeline.saliency_net import SaliencyNet, save_net
 from figureground.pipeline.saliency_refiner import Refiner
@@ -86,3 +91,51 @@ class Evil:
 
     def __reduce__(self):
         return os.system, ("true",)
+
+
+def test_what_torch_will_not_read_is_named(tmp_path):
+    """torch's own words advise to load without weights_only, which would run what is in the file."""
+    path = tmp_path / "x.pt"
+    torch.save(torch.nn.Linear(2, 2), path)
+    with pytest.raises(
+        ValueError, match=r"holds Python objects \(torch.nn.modules.linear.Linear\); save its state dict"
+    ):
+        read_weights(path)
+    for content, says in ((b"", "an empty file"), (b"<html>no", "another file, which starts with b'<html>no'")):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=says) as caught:
+            read_weights(path)
+        assert "weights_only" not in str(caught.value)
+
+
+def test_options_beside_the_weights_are_no_obstacle(tmp_path):
+    """As DINO's own training saves them."""
+    state = {"teacher": {"a": torch.ones(2)}, "args": argparse.Namespace(arch="vit_small", patch_size=16), "epoch": 3}
+    torch.save(state, tmp_path / "checkpoint.pth")
+    assert read_state(tmp_path / "checkpoint.pth")["a"].tolist() == [1, 1]
+
+
+def test_a_long_run_keeps_the_network_that_it_began_with(tmp_path, net_file):
+    """The file is replaced, then removed, while a loader and a mask job run."""
+    shards = write_shards(tmp_path / "shards", 24, per_shard=8, masks=False)
+    name = f"net:{net_file}"
+    recipe = recipes.moco_v2().with_size(32).with_background("remove", p=1.0)
+    with make(shards, recipe, method=name, masks="kernel") as loader:
+        wanted = [batch["masks"][0].numpy() for batch in loader]
+    task = EstimateMasks(name, size=32)
+    with make(shards, recipe, method=name, masks="kernel") as loader:
+        found = []
+        for batch in loader:
+            found.append(batch["masks"][0].numpy())
+            torch.manual_seed(len(found))
+            save_net(net_file, SaliencyNet(8), side=64, card={"other": len(found)})
+        net_file.unlink()
+        loader.set_epoch(0)
+        found += [batch["masks"][0].numpy() for batch in loader]
+    for seen, want in zip(found, wanted * 2, strict=True):
+        np.testing.assert_array_equal(seen, want)
+    save_net(net_file, SaliencyNet(8), side=64, card={})
+    with pytest.raises(
+        ValueError, match=r"'net:net.pt' must be the same file and code as when the job began, got others"
+    ):
+        task.open()

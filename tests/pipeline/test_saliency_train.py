@@ -15,11 +15,13 @@ import pytest
 import torch
 from pipeline_shards import disc_image, write_shards, write_tar
 
+from figureground.pipeline import saliency_job
 from figureground.pipeline.methods import resolve_method
 from figureground.pipeline.saliency_job import train_saliency
 from figureground.pipeline.saliency_net import SaliencyNet, load_net
+from figureground.pipeline.saliency_refiner import Refiner
 from figureground.pipeline.saliency_steps import Trainer, soft_f_loss
-from figureground.pipeline.saliency_targets import TrainPlan, draw_crops, draw_order, read_images
+from figureground.pipeline.saliency_targets import KINDS, TrainPlan, draw_crops, draw_order, read_images
 from figureground.pipeline.saliency_train import add_train_saliency, run_train_saliency
 
 TREE = str(Path(__file__).resolve().parents[2] / "build" / "typing")
@@ -200,3 +202,61 @@ def test_no_gpu(discs, tmp_path):
         pytest.skip("there is one")
     with pytest.raises(RuntimeError, match="needs a CUDA GPU and a CUDA build of torch; pass device='cpu'"):
         train_saliency(discs, tmp_path / "m.pt", PLAN, device="cuda")
+
+
+def test_out_needs_a_folder(discs, tmp_path, capsys):
+    """Said at once, not after the first epoch."""
+    assert command(discs, "--out", tmp_path / "none" / "m.pt", "--quiet") == 2
+    assert "out must be in a folder that exists, got" in capsys.readouterr().err
+
+
+def stopped(discs, out, plan, monkeypatch, **options):
+    """Leave the checkpoint of a training that was stopped after an epoch."""
+    run_epoch = Trainer.run_epoch
+
+    def interrupted(self, on_step):
+        if self.epoch == 1:
+            raise KeyboardInterrupt
+        return run_epoch(self, on_step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "run_epoch", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train_saliency(discs, out, plan, **options)
+
+
+def test_a_foreign_checkpoint_is_refused(discs, tmp_path):
+    torch.save({"epochs": 3}, tmp_path / "m.pt.checkpoint")
+    with pytest.raises(
+        ValueError, match="must be a checkpoint of 'figureground train-saliency', got another file; remove"
+    ):
+        train_saliency(discs, tmp_path / "m.pt", PLAN)
+
+
+def test_another_encoder_or_code_is_another_training(discs, tmp_path, monkeypatch):
+    ssl, out = tmp_path / "ssl.pt", tmp_path / "m.pt"
+    torch.save(SaliencyNet(4).encoder.state_dict(), ssl)
+    stopped(discs, out, PLAN, monkeypatch, init=str(ssl))
+    torch.save(SaliencyNet(4).encoder.state_dict(), ssl)  # other weights of the same name
+    with pytest.raises(ValueError, match="got another init; remove it"):
+        train_saliency(discs, out, PLAN, init=str(ssl))
+    (tmp_path / "m.pt.checkpoint").unlink()
+    stopped(discs, out, PLAN, monkeypatch)
+    monkeypatch.setattr(saliency_job, "_code_digest", lambda: "newer")
+    with pytest.raises(ValueError, match="got another code; remove it"):
+        train_saliency(discs, out, PLAN)
+
+
+def test_lines_in_a_log(discs, tmp_path, capsys, monkeypatch):
+    """Without a terminal a bar says nothing before its end."""
+    monkeypatch.setattr("figureground.pipeline.masks_bar.LINES_S", 0.0)
+    train_saliency(discs, tmp_path / "m.pt", dataclasses.replace(PLAN, epochs=2), progress=True)
+    assert re.search(r"^phase 1, epoch 1/2, loss [\d.]+$", capsys.readouterr().err, re.M)
+    train_saliency(discs, tmp_path / "q.pt", dataclasses.replace(PLAN, epochs=2))
+    assert capsys.readouterr().err == ""
+
+
+def test_networks_are_small():
+    """At most two million parameters, of both kinds as they are trained by default."""
+    for net in (SaliencyNet(KINDS["alone"][1]), Refiner(TrainPlan().teachers, KINDS["refine"][1])):
+        assert sum(p.numel() for p in net.parameters()) <= 2_000_000

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
 from torch.nn import functional as F
+from torchvision_ops import declare_operators
 
 from figureground.pipeline.methods import resolve_method
 from figureground.pipeline.saliency_vit import (
@@ -118,6 +120,20 @@ def test_wrapped_checkpoints(tmp_path):
     assert load_features(tmp_path / "timm.pth")(torch.zeros(1, 3, 32, 32))[0].shape == (1, 2, 16, 64)
 
 
+def test_blocks_in_groups(tmp_path):
+    """As the training code of DINOv2 saves its teacher: blocks.<group>.<block>."""
+    state = state_dict(depth=3)
+    grouped = {re.sub(r"^blocks\.(\d+)", lambda m: f"blocks.{int(m[1]) // 2}.{m[1]}", k): v for k, v in state.items()}
+    assert "blocks.1.2.norm1.weight" in grouped
+    torch.save({"teacher": {f"backbone.{k}": v for k, v in grouped.items()}}, tmp_path / "teacher_checkpoint.pth")
+    torch.save(state, tmp_path / "plain.pth")
+    images = torch.rand(1, 3, 32, 32) * 255
+    for found, wanted in zip(
+        *(load_features(tmp_path / name)(images) for name in ("teacher_checkpoint.pth", "plain.pth"))
+    ):
+        assert torch.equal(found, wanted)
+
+
 def test_other_layers_are_refused(tmp_path):
     state = state_dict()
     state["blocks.0.attn.relative_position"] = torch.zeros(3)
@@ -205,3 +221,40 @@ def test_method(tmp_path, kind):
     assert masks.shape == (2, 64, 64)
     assert masks.dtype == np.uint8
     np.testing.assert_array_equal(estimate(images[1:], 64), masks[1:])
+
+
+@pytest.mark.parametrize(
+    "name", ["vit_small_patch16_224.dino", "vit_small_patch14_dinov2", "vit_small_patch14_reg4_dinov2"]
+)
+def test_timm_agrees(tmp_path, name):
+    """Random weights: the same keys and attention, at the native size and at another, in timm's layout and in the authors'."""
+    declare_operators()
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    model = timm.create_model(name, pretrained=False, dynamic_img_size=True, depth=3).eval()
+    for key, parameter in model.named_parameters():
+        torch.nn.init.uniform_(parameter.data, *((0.5, 1.5) if "gamma" in key or "norm" in key else (-0.1, 0.1)))
+    state, native = model.state_dict(), model.patch_embed.img_size[0]
+    torch.save(state, tmp_path / "timm.pth")
+    authors = {"register_tokens" if key == "reg_token" else key: value for key, value in state.items()}
+    if "reg_token" in state:  # DINOv2's class token has a place of its own, which timm adds to it
+        place = torch.randn_like(state["cls_token"])
+        authors |= {
+            "cls_token": state["cls_token"] - place, "pos_embed": torch.cat([place, state["pos_embed"]], 1),
+            "mask_token": torch.zeros(1, 384),
+        }  # fmt: skip
+    torch.save(authors, tmp_path / "authors.pth")
+    seen = []
+    model.blocks[-1].attn.qkv.register_forward_hook(lambda module, given, made: seen.append(made))
+    mean, std = (torch.tensor(v)[:, None, None] for v in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)))
+    for side in (native, model.patch_embed.patch_size[0] * GRID):
+        images = torch.randint(0, 256, (1, 3, side, side)).float()
+        with torch.inference_mode():
+            model.forward_features((images - mean) / std)
+            queries, keys, _ = seen.pop().reshape(1, -1, 3, 6, 64).permute(2, 0, 3, 1, 4)
+            attention = (queries[:, :, :1] @ keys.transpose(2, 3) / 8).softmax(-1)[:, :, 0]
+            first = model.num_prefix_tokens
+            for file in ("timm.pth", "authors.pth"):
+                found = load_features(tmp_path / file)(images)
+                torch.testing.assert_close(found[0], keys[:, :, first:], rtol=1e-4, atol=1e-5)
+                torch.testing.assert_close(found[1], attention[:, :, first:], rtol=1e-4, atol=1e-8)

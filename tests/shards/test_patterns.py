@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from pathlib import Path
 
@@ -85,3 +86,9 @@ def test_what_is_no_pattern(given):
 def test_file_urls_without_a_cache(tmp_path):
     with pytest.raises(ShardError, match="must be given by its path, without 'file://'"):
         expand(f"file://{tmp_path}/a.tar")
+
+
+def test_what_a_shell_makes_of_a_glob(folder: Path):
+    """`masks shards/*.tar` without quotes, run again when sidecars lie beside the shards; `Loader(glob.glob(...))`."""
+    assert names(expand(glob.glob(f"{folder}/t-*.tar"))) == ["t-000.tar", "t-001.tar", "t-002.tar"]
+    assert names(expand([folder / "t-000.masks.tar", folder / "t-001.tar"])) == ["t-000.masks.tar", "t-001.tar"]
