@@ -38,8 +38,7 @@ IMAGE_EXTS = (
 )  # fmt: skip
 """Extensions that are looked for as a sample's image, the first one present wins."""
 
-_NOTHING = np.empty(0, np.uint8)
-_NOTHING.flags.writeable = False
+_NOTHING = np.frombuffer(b"", np.uint8)  # read-only
 
 
 class Store:
