@@ -231,13 +231,18 @@ def test_command(photos, tmp_path, capsys):
         ({"donor_ground": "grey"}, "donor_ground must be 'tile' or 'inpaint', got 'grey'"),
         ({"image_ext": "gif"}, "image_ext must be 'png' or 'jpg', got 'gif'"),
         ({"min_area": 0.7}, "must hold two classes of two usable samples, got 0.*see --min-area"),
-        ({"masks_dir": "none"}, "got 0.*'without mask': .*; make them with 'figureground masks' .* --masks"),
     ],
 )
 def test_messages(photos, tmp_path, options, says):
     with pytest.raises(ValueError, match=f"make_bgsets: .*{says}"):
         make_bgsets(photos, tmp_path, **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_message_without_masks(photos, tmp_path):
+    (tmp_path / "masks").mkdir()
+    with pytest.raises(ValueError, match=r"got 0.*'without mask': .*; make them with 'figureground masks' .* --masks"):
+        make_bgsets(photos, tmp_path / "out", masks_dir=tmp_path / "masks")
 
 
 def test_one_class_and_no_class(tmp_path):

@@ -143,6 +143,22 @@ def test_views_outlive_everything(make_tar):
     assert (views[3] == 3).all()
 
 
+def test_a_shard_cut_while_it_is_read(make_tar):
+    """Reading beyond the end of a mapped file would kill the process without a word."""
+    tars = [make_tar(f"{i}.tar", [(f"{i}-{k}.jpg", bytes([k]) * 5000) for k in range(4)]) for i in range(2)]
+    store = Store(tars)
+    held = store.images(np.arange(8))
+    os.truncate(tars[1], 1024)
+    says = r"1\.tar: the shard was changed while it was read \(\d+ bytes before, 1024 now\); restore it"
+    for read in (lambda: store.images(np.arange(8)), lambda: store.image(5)):
+        with pytest.raises(ShardError, match=says):
+            read()
+    assert bytes(store.image(3)) == bytes([3]) * 5000, "the other shard is read on"
+    os.replace(tars[0], tars[1])  # a new file of that name: what is mapped stays
+    assert held.arrays[0] is not None
+    assert bytes(store.image(1)) == bytes(held.arrays[1]) == bytes([1]) * 5000
+
+
 def test_closed(folder: Path):
     store = Store(folder)
     store.close()
