@@ -100,7 +100,7 @@ static __device__ void even_out(const float* feature, const Constants& c, Board&
     float scales[4] = {c.light_scale, 1.0f, 1.0f, c.rough_scale};
     for (int f = 0; f < 4; f++) board.colors[f][i] = feature[f * CELLS + i] * scales[f];
     __syncthreads();
-    const int ahead[4] = {12, 16, 17, 18};
+    const int ahead[4] = {12, 15, 16, 17};  // right; lower left, lower, lower right
     float total = 0;
     for (int k = 0; k < 4; k++) {
         int j = neighbour(i, ahead[k]);

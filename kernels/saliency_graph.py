@@ -172,7 +172,7 @@ def _even_out(features, colors, stencil, linked):  # type: ignore[no-untyped-def
         for i in range(CELLS):
             colors[f, i] = features[f, i] * scales[f]
     total = np.zeros(CELLS, F)
-    for k in (12, 16, 17, 18):  # right; lower left, lower, lower right
+    for k in (12, 15, 16, 17):  # right; lower left, lower, lower right
         for i in range(CELLS):
             if linked[k, i] > F(0):
                 total[i] += np.sqrt(_square_distance(colors[0], colors[1], colors[2], colors[3], i, i + stencil[k]))

@@ -85,6 +85,14 @@ def _reference(features, cue):
     return solve(2 * _stretch(cues) + first, prior)
 
 
+def test_adjacent_cells_are_fifteen_apart_on_average():
+    features = np.random.default_rng(3).uniform(0, 200, (6, CELLS)).astype(np.float32)
+    colors = np.empty((4, CELLS), np.float32)
+    saliency_graph._even_out(features, colors, saliency_graph._STENCIL, saliency_graph._LINKED)
+    apart = np.sqrt(((colors[:, :, None] - colors[:, None]) ** 2).sum(axis=0))
+    np.testing.assert_allclose(apart[APART == 1].mean(), 15, rtol=1e-5)
+
+
 @pytest.mark.parametrize("cue", CUES)
 def test_equals_dense_solve(cue):
     features = _features(0, 6)
