@@ -7,6 +7,7 @@ Layout: planar uint8 images in, one uint8 soft mask per image out. The steps, ea
     saliency_border   colour distance to the four border strips
     saliency_cells    16 x 16 soft cells that follow edges, and their means
     saliency_graph    figure and background cues smoothed over the graph of cells, twice
+    saliency_lattice  that graph: who is next to whom, sums, conjugate gradients
     saliency_pixels   both cues added per pixel (MBD, MB+)
     saliency_refine   color guided filter
     saliency_logistic logistic between the Otsu classes
@@ -47,8 +48,8 @@ def estimate_saliency(images: Any, *, method: str = "fused", out: Any = None) ->
     images : (N, 3, H, W) uint8
         Planar RGB, whole images resized to a small square (64 to 112 px; 16 <= H, W <= 256).
     method : {"fused", "cells", "rbd", "mb+", "mbd", "ft", "spectral", "signature"}
-        "fused": barrier, border and connectivity cues over a graph of cells (best, the default); "cells": the same without the
-        barrier; "rbd": boundary connectivity and weighted contrast; "mb+", "mbd": minimum barrier with and without
+        "fused": barrier, border, connectivity, random walk, color model and warmth over a graph of cells (best, the default);
+        "cells": the same without the barrier; "rbd": the same with weighted contrast in place of barrier and border; "mb+", "mbd": minimum barrier with and without
         border contrast and center map; the other three are cheap baselines, worse than a center prior (CPU only).
     out : (N, H, W) uint8, optional
         Written and returned.
@@ -76,7 +77,8 @@ def estimate_saliency(images: Any, *, method: str = "fused", out: Any = None) ->
     References
     ----------
     Zhang et al. 2015, "Minimum barrier salient object detection at 80 FPS"; Zhu et al. 2014, "Saliency optimization from robust
-    background detection"; He et al. 2013, "Guided image filtering".
+    background detection"; Jiang et al. 2013, "Saliency detection via absorbing Markov chain"; He et al. 2013, "Guided image
+    filtering".
 
     Examples
     --------
