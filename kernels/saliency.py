@@ -49,8 +49,9 @@ def estimate_saliency(images: Any, *, method: str = "fused", out: Any = None) ->
         Planar RGB, whole images resized to a small square (64 to 112 px; 16 <= H, W <= 256).
     method : {"fused", "cells", "rbd", "mb+", "mbd", "ft", "spectral", "signature"}
         "fused": barrier, border, connectivity, random walk, color model and warmth over a graph of cells (best, the default);
-        "cells": the same without the barrier; "rbd": the same with weighted contrast in place of barrier and border; "mb+", "mbd": minimum barrier with and without
-        border contrast and center map; the other three are cheap baselines, worse than a center prior (CPU only).
+        "cells": the same without the barrier; "rbd": weighted contrast in place of barrier and border; "mb+", "mbd":
+        minimum barrier with and without border contrast and center map; the other three are cheap baselines, worse than a
+        center prior (CPU only).
     out : (N, H, W) uint8, optional
         Written and returned.
 
