@@ -12,8 +12,8 @@ typedef unsigned char u8;
 
 struct Constants {
     float light_scale, rough_scale, usual_step, least_step, reach_color, reach_place, link_color, link_floor;
-    float contrast_place, ground_weight, slope, object_scale, least_sigma, most_sigma, tiny, walk_color, walk_least;
-    float walk_weight, look_weight, look_share, doubt, warm_scale, warm_first, warm_second;
+    float contrast_place, ground_weight, slope, object_scale, least_spread, most_spread, most_tilt, tiny, walk_color;
+    float walk_least, walk_weight, look_weight, look_share, doubt, warm_scale, warm_first, warm_second;
 };
 
 // What the threads of a block share.
@@ -129,7 +129,7 @@ static __device__ float reach(int i, int j, const Constants& c, const Board& boa
     return decay(square_distance(board, i, j) * c.reach_color + place_square(i, j) * c.reach_place);
 }
 
-// 4 (1 - exp(-b^2 / 2)), b the boundary connectivity of this thread's cell.
+// 4.5 (1 - exp(-b^2 / 2)), b the boundary connectivity of this thread's cell.
 static __device__ float ground_weight(float edge, float area, const Constants& c) {
     return c.ground_weight * (1.0f - decay(edge * edge / area * 0.5f));
 }
@@ -254,15 +254,16 @@ static __device__ float object_prior(float saliency, const Constants& c, Board& 
     float at_y = ((float)(threadIdx.x / GRID) + 0.5f) * (float)(1.0 / GRID);
     float at_x = ((float)(threadIdx.x % GRID) + 0.5f) * (float)(1.0 / GRID);
     float weight = saliency * saliency, scale = 1.0f / max(block_sum(weight, board.work), c.tiny);
-    float y = block_sum(weight * at_y, board.work) * scale, x = block_sum(weight * at_x, board.work) * scale;
-    float off_y = (at_y - y) * (at_y - y), off_x = (at_x - x) * (at_x - x);
-    float tall = sqrtf(block_sum(weight * off_y, board.work) * scale) * c.object_scale;
-    float wide = sqrtf(block_sum(weight * off_x, board.work) * scale) * c.object_scale;
-    tall = min(max(tall, c.least_sigma), c.most_sigma);
-    wide = min(max(wide, c.least_sigma), c.most_sigma);
-    tall = 0.5f / (tall * tall);
-    wide = 0.5f / (wide * wide);
-    return decay(off_y * tall + off_x * wide);
+    float off_y = at_y - block_sum(weight * at_y, board.work) * scale;
+    float off_x = at_x - block_sum(weight * at_x, board.work) * scale;
+    scale *= c.object_scale;
+    float tall = min(max(block_sum(weight * (off_y * off_y), board.work) * scale, c.least_spread), c.most_spread);
+    float wide = min(max(block_sum(weight * (off_x * off_x), board.work) * scale, c.least_spread), c.most_spread);
+    float most = sqrtf(tall * wide) * c.most_tilt;
+    float tilt = min(max(block_sum(weight * (off_y * off_x), board.work) * scale, -most), most);
+    float shrink = 0.5f / (tall * wide - tilt * tilt);
+    float square = ((off_y * off_y) * wide + (off_x * off_x) * tall) - 2.0f * tilt * (off_y * off_x);
+    return decay(max(square * shrink, 0.0f));
 }
 
 static __device__ float figure_weight(float cue, float prior, const Constants& c, Board& board) {

@@ -50,11 +50,11 @@ CUES = ("barrier", "border", "contrast")
 _TINY = F(1e-3)
 _LIGHT_SCALE, _ROUGH_SCALE = F(0.3**0.5 / 2.55), F(1 / 15)  # lightness squared counts .3, since shading changes it most
 _USUAL_STEP, _LEAST_STEP = F(15), F(2)  # the mean Lab distance of adjacent cells is stretched to 15
-_REACH_COLOR, _REACH_PLACE = F(1 / (2 * 6.0**2)), F(1 / (2 * 0.5**2))
+_REACH_COLOR, _REACH_PLACE = F(1 / (2 * 5.5**2)), F(1 / (2 * 0.5**2))
 _LINK_COLOR, _LINK_FLOOR = F(1 / (2 * 8.0**2)), F(0.15)
 _CONTRAST_PLACE = F(1 / (2 * 0.4**2))
-_GROUND_WEIGHT, _SLOPE = F(4), F(15)
-_CENTER_SIGMA, _OBJECT_SCALE, _LEAST_SIGMA, _MOST_SIGMA = 0.31, F(2), F(0.15), F(0.5)
+_GROUND_WEIGHT, _SLOPE = F(4.5), F(15)
+_CENTER_SIGMA, _OBJECT_SCALE, _LEAST_SPREAD, _MOST_SPREAD, _MOST_TILT = 0.31, F(4), F(0.15**2), F(0.5**2), F(0.8)
 _WALK_COLOR, _WALK_LEAST = F(1 / 8), F(1e-4)
 _WALK_WEIGHT, _LOOK_WEIGHT, _LOOK_SHARE, _DOUBT = F(1.25), F(0.5), F(0.5), F(0.7)
 _WARM_SCALE, _WARM_FIRST, _WARM_SECOND = F(1 / 40), F(0.15), F(0.4)
@@ -90,12 +90,12 @@ def cell_saliency(features: Any, *, cue: str = "barrier") -> Any:
     -----
     Minimises sum g s^2 + f (s - 1)^2 + sum w (s_i - s_j)^2 by Jacobi-preconditioned conjugate gradients, with
     w = exp(-d^2 / (2 * 8^2)) on the two rings around each cell and between border cells, + .15 on the first ring, and
-    g = 4 (1 - exp(-b^2 / 2)) for boundary connectivity b. d is the Lab distance of cells, lightness squared counted .3 and
+    g = 4.5 (1 - exp(-b^2 / 2)) for boundary connectivity b. d is the Lab distance of cells, lightness squared counted .3 and
     roughness added, stretched so that adjacent cells are 15 apart on average.
 
     f is the sum of cues, each stretched, times a prior, sharpened: in the first pass the cue + .15 warmth; in the second
     the cue + the first result s + .5 own + 1.25 walk + .4 warmth. Warmth is a* / 40, walk the absorption time for steps
-    of weight exp(-d / 8), own the mean of s over cells weighted by r^2, r = exp(-d^2 / (2 * 6^2) - p^2 / (2 * .5^2)) for
+    of weight exp(-d / 8), own the mean of s over cells weighted by r^2, r = exp(-d^2 / (2 * 5.5^2) - p^2 / (2 * .5^2)) for
     cells p apart; r also gives b, from border cells weighted 1 - .7 s in the second pass. The result is the mean of its
     own and itself.
 
@@ -114,8 +114,8 @@ def cell_saliency(features: Any, *, cue: str = "barrier") -> Any:
 _CONSTANTS = np.array(
     [
         _LIGHT_SCALE, _ROUGH_SCALE, _USUAL_STEP, _LEAST_STEP, _REACH_COLOR, _REACH_PLACE, _LINK_COLOR, _LINK_FLOOR,
-        _CONTRAST_PLACE, _GROUND_WEIGHT, _SLOPE, _OBJECT_SCALE, _LEAST_SIGMA, _MOST_SIGMA, _TINY, _WALK_COLOR, _WALK_LEAST,
-        _WALK_WEIGHT, _LOOK_WEIGHT, _LOOK_SHARE, _DOUBT, _WARM_SCALE, _WARM_FIRST, _WARM_SECOND,
+        _CONTRAST_PLACE, _GROUND_WEIGHT, _SLOPE, _OBJECT_SCALE, _LEAST_SPREAD, _MOST_SPREAD, _MOST_TILT, _TINY, _WALK_COLOR,
+        _WALK_LEAST, _WALK_WEIGHT, _LOOK_WEIGHT, _LOOK_SHARE, _DOUBT, _WARM_SCALE, _WARM_FIRST, _WARM_SECOND,
     ],
     F,
 )  # fmt: skip
@@ -191,7 +191,7 @@ def _reaches(colors, at_y, at_x, reach, area, looks):  # type: ignore[no-untyped
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def _ground_weights(reach, area, trust, border, out):  # type: ignore[no-untyped-def]
-    """Write 4 (1 - exp(-b^2 / 2)), b the boundary connectivity of each cell, border cells weighted by trust."""
+    """Write 4.5 (1 - exp(-b^2 / 2)), b the boundary connectivity of each cell, border cells weighted by trust."""
     edge = np.zeros(CELLS, F)
     for p in range(border.size):
         add_scaled(reach[border[p]], trust[border[p]], edge)
@@ -277,16 +277,19 @@ def _even_cues(near, stencil, cues):  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def _object_prior(saliency, at_y, at_x, out):  # type: ignore[no-untyped-def]
-    """Write a Gaussian around the figure, twice as wide as it is."""
+    """Write a Gaussian around the figure, twice as wide as it is and tilted as it is."""
     weight = saliency * saliency
     scale = ONE / max(sum_cells(weight), _TINY)
-    y, x = dot(weight, at_y) * scale, dot(weight, at_x) * scale
-    off_y, off_x = (at_y - y) * (at_y - y), (at_x - x) * (at_x - x)
-    tall = min(max(np.sqrt(dot(weight, off_y) * scale) * _OBJECT_SCALE, _LEAST_SIGMA), _MOST_SIGMA)
-    wide = min(max(np.sqrt(dot(weight, off_x) * scale) * _OBJECT_SCALE, _LEAST_SIGMA), _MOST_SIGMA)
-    tall, wide = HALF / (tall * tall), HALF / (wide * wide)
+    off_y, off_x = at_y - dot(weight, at_y) * scale, at_x - dot(weight, at_x) * scale
+    scale *= _OBJECT_SCALE
+    tall = min(max(dot(weight, off_y * off_y) * scale, _LEAST_SPREAD), _MOST_SPREAD)
+    wide = min(max(dot(weight, off_x * off_x) * scale, _LEAST_SPREAD), _MOST_SPREAD)
+    most = np.sqrt(tall * wide) * _MOST_TILT
+    tilt = min(max(dot(weight, off_y * off_x) * scale, -most), most)
+    shrink = HALF / (tall * wide - tilt * tilt)
     for i in range(CELLS):
-        out[i] = decay(off_y[i] * tall + off_x[i] * wide)
+        v, u = off_y[i], off_x[i]
+        out[i] = decay(max((((v * v) * wide + (u * u) * tall) - F(2) * tilt * (v * u)) * shrink, F(0)))
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")

@@ -57,11 +57,11 @@ def _reference(features, cue):
     colors *= 15 / max(np.sqrt(squares())[APART == 1].mean(), 2)
     square = squares()
     place = ((ROW[:, None] - ROW) ** 2 + (COLUMN[:, None] - COLUMN) ** 2) / GRID**2
-    reach = np.exp(-square / (2 * 6**2) - place / (2 * 0.5**2))
+    reach = np.exp(-square / (2 * 5.5**2) - place / (2 * 0.5**2))
 
     def ground(trust):
         connectivity = (reach[:, BORDER] * trust[BORDER]).sum(axis=1) / np.sqrt(reach.sum(axis=1))
-        return 4 * (1 - np.exp(-(connectivity**2) / 2))
+        return 4.5 * (1 - np.exp(-(connectivity**2) / 2))
 
     cues = {
         "barrier": _stretch(features[4]) + _stretch(features[5]),
@@ -84,10 +84,11 @@ def _reference(features, cue):
     center = np.exp(-((y - 0.5) ** 2 + (x - 0.5) ** 2) / (2 * 0.31**2))
     first = solve(cues + 0.15 * warm, center, ground(np.ones(CELLS)))
     weight = first**2 / (first**2).sum()
-    center_y, center_x = weight @ y, weight @ x
-    tall = np.clip(2 * np.sqrt(weight @ (y - center_y) ** 2), 0.15, 0.5)
-    wide = np.clip(2 * np.sqrt(weight @ (x - center_x) ** 2), 0.15, 0.5)
-    prior = np.exp(-((y - center_y) ** 2) / (2 * tall**2) - (x - center_x) ** 2 / (2 * wide**2))
+    off = np.stack([y - weight @ y, x - weight @ x])
+    spread = 4 * (weight * off) @ off.T
+    tall, wide = np.clip(np.diag(spread), 0.15**2, 0.5**2)
+    tilt = np.clip(spread[0, 1], -0.8 * np.sqrt(tall * wide), 0.8 * np.sqrt(tall * wide))
+    prior = np.exp(-np.einsum("ic,ij,jc->c", off, np.linalg.inv([[tall, tilt], [tilt, wide]]), off) / 2)
     walk = np.exp(-np.sqrt(square) / 8) * near + 1e-4 * (APART == 1)
     away = walk.sum(axis=1) + (walk + np.eye(CELLS))[:, BORDER].sum(axis=1)
     walk = _stretch(np.linalg.solve(np.diag(away) - walk, away))
