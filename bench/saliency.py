@@ -158,8 +158,18 @@ def score_masks(masks: np.ndarray, truths: list[np.ndarray]) -> tuple[dict[str, 
     ----------
     masks : (N, H, W) uint8
     truths : list of N (h, w) bool
+
+    Raises
+    ------
+    RuntimeError
+        If PySODMetrics is not installed.
     """
-    from py_sod_metrics import MAE, Emeasure, Fmeasure, Smeasure
+    try:
+        from py_sod_metrics import MAE, Emeasure, Fmeasure, Smeasure
+    except ImportError as error:
+        raise RuntimeError(
+            f"score_masks: PySODMetrics must be installed, got {error}; pip install figureground[bench]"
+        ) from error
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Fmeasure announces a successor that gives the same numbers
@@ -243,10 +253,10 @@ def main(argv: list[str]) -> int:
         side_of = {method: resolve_method(method).side or options.size for method in methods}
         pairs = find_pairs(options.images, options.masks, options.half)
         images, truths = load_pairs(pairs, [options.size, *side_of.values()])
+        table = {"center": score_masks(center_prior(images[options.size]), truths)[0]}
     except (OSError, ValueError, RuntimeError) as error:
         print(f"saliency: {error}", file=sys.stderr)
         return 2
-    table: dict[str, dict[str, float]] = {"center": score_masks(center_prior(images[options.size]), truths)[0]}
     for number, method in enumerate(methods):
         small = images[side_of[method]]
         masks, cpu_ms = _timed(partial(resolve_method(method), size=options.size), small)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import cv2
 import numpy as np
@@ -100,6 +101,12 @@ def test_table_json_and_picture(pairs, capsys):
     assert methods["fused"]["maxF"] > 0.95 > methods["center"]["maxF"]
     assert methods["fused"]["cpu_ms"] > 0
     assert cv2.imread(str(picture)).shape[1] == 5 * (3 * 64 + 4)
+
+
+def test_missing_metrics_are_named(pairs, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "py_sod_metrics", None)
+    assert _run(pairs) == 2
+    assert "saliency: score_masks: PySODMetrics must be installed" in capsys.readouterr().err
 
 
 def test_messages(pairs, capsys):
