@@ -2,6 +2,7 @@
 
 Layout: planar uint8 images in, one uint8 soft mask per image out. The steps, each a file of its own:
 
+    saliency_frame    drawn frames around pictures, painted over
     saliency_lab      RGB -> Lab planes, raw and smoothed by a median
     saliency_barrier  minimum barrier distance to the border, per channel
     saliency_border   colour distance to the four border strips
@@ -27,6 +28,7 @@ from .arrays import array_module, on_gpu
 from .saliency_barrier import barrier_cost
 from .saliency_border import border_contrast
 from .saliency_cells import paint_cells, soft_cells
+from .saliency_frame import blank_frames, find_frames, paint_frames
 from .saliency_graph import cell_saliency
 from .saliency_lab import lab_planes
 from .saliency_logistic import sharpen_maps
@@ -58,7 +60,7 @@ def estimate_saliency(images: Any, *, method: str = "fused", out: Any = None) ->
     Returns
     -------
     (N, H, W) uint8, on the device of `images`
-        255 is figure, 0 ground; threshold at 128 or with Otsu. All 0 where an image is flat. The mask of an
+        255 is figure, 0 ground; threshold at 128 or with Otsu. All 0 where an image is flat, and on drawn frames. The mask of an
         image does not depend on the others of its batch.
 
     Raises
@@ -119,6 +121,16 @@ def _check(images: Any, method: str, out: Any, gpu: bool) -> None:
         raise ValueError(f"estimate_saliency: out must be {expected} uint8, got {tuple(out.shape)} {out.dtype}")
 
 
+def _inside(method: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Let a method look past the frames of pictures."""
+
+    def framed(images: Any) -> Any:
+        frames = find_frames(images)
+        return blank_frames(method(paint_frames(images, frames)), frames)
+
+    return framed
+
+
 def _fused(images: Any) -> Any:
     raw, smooth = lab_planes(images)
     labels, features = soft_cells(raw, barrier_cost(smooth), border_contrast(smooth))
@@ -158,11 +170,11 @@ def _signature(images: Any) -> Any:
 
 
 METHODS: dict[str, Callable[[Any], Any]] = {
-    "fused": _fused,
-    "cells": _cells,
-    "rbd": _rbd,
-    "mb+": _mb_plus,
-    "mbd": _mbd,
+    "fused": _inside(_fused),
+    "cells": _inside(_cells),
+    "rbd": _inside(_rbd),
+    "mb+": _inside(_mb_plus),
+    "mbd": _inside(_mbd),
     "ft": _ft,
     "spectral": _spectral,
     "signature": _signature,
