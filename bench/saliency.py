@@ -4,10 +4,11 @@
     python -m figureground.bench saliency --images photos --masks truth --methods fused,mb+,rbd --size 64 --half odd
     python -m figureground.bench saliency --images photos --masks truth --json quality.json --picture cases.png
 
-An image and its mask (PNG, 255 = figure) share a stem. Images are resized as the pipeline does, masks compared at the
-size of the truth. maxF and meanF (beta^2 = .3), MAE, S- and E-measure are those of the PySODMetrics package; IoU,
-precision and recall are means over images, at each image's Otsu threshold (`@otsu`) and at one half (`@.5`). CPU time is
-the estimate alone, without decode and resize. "center" is a bare Gaussian center prior: what no method should lose to.
+An image and its mask (white or 1 = figure) share a stem; they may lie in one folder, the mask being the PNG. Images are
+resized as the pipeline does, masks compared at the size of the truth. maxF and meanF (beta^2 = .3), MAE, S- and E-measure
+are those of the PySODMetrics package; IoU, precision and recall are means over images, at each image's Otsu threshold
+(`@otsu`) and at one half (`@.5`). CPU time is the estimate alone, without decode and resize. "center" is a bare Gaussian
+center prior: what no method should lose to.
 """
 
 from __future__ import annotations
@@ -32,23 +33,69 @@ from figureground.kernels.saliency import METHODS
 from figureground.pipeline.methods import check_method, resolve_method
 
 _BETA2 = 0.3
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_OTHER_SHAPE = 0.05
+"""Difference of the logarithms of aspect ratios above which a mask is reported: it may be turned, or another image's."""
 _ROUNDS = 3
+
+
+def _files(folder: str | Path, what: str) -> list[Path]:
+    if not Path(folder).is_dir():
+        raise ValueError(f"find_pairs: {what} must be a folder, got {folder}")
+    return sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in _SUFFIXES)
 
 
 def find_pairs(images: str | Path, masks: str | Path, half: str | None = None) -> list[tuple[Path, Path]]:
     """Pair images with masks by stem, sorted; every second one if `half` is "even" or "odd".
 
+    Parameters
+    ----------
+    images, masks : str or Path
+        Folders of JPEG, PNG, BMP, WebP or TIFF files, or one for both. Of several masks of a stem, a PNG is taken first.
+    half : {"even", "odd"}, optional
+
+    Returns
+    -------
+    list of (Path, Path)
+        Images that have a mask; stderr says how many files found no partner.
+
     Raises
     ------
     ValueError
-        If no image has a mask.
+        If a folder is none, or no image has a mask.
     """
-    truth = {path.stem: path for path in Path(masks).glob("*.png")}
-    photos = sorted(path for path in Path(images).iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    pairs = [(path, truth[path.stem]) for path in photos if path.stem in truth]
+    photos, truths = _files(images, "images"), _files(masks, "masks")
+    truth = {path.stem: path for path in sorted(truths, key=lambda path: path.suffix.lower() == ".png")}
+    pairs = [(path, truth[path.stem]) for path in photos if path.stem in truth and not path.samefile(truth[path.stem])]
     if not pairs:
-        raise ValueError(f"find_pairs: images must have masks <stem>.png in {masks}, got none for {len(photos)} images")
+        first = [f"{len(paths)} (first: {paths[0].name})" if paths else "0" for paths in (photos, truths)]
+        raise ValueError(
+            f"find_pairs: images must have masks of the same stem in {masks}, got {first[0]} images and {first[1]} masks"
+        )
+    used = {path.stem for path, _ in pairs}
+    alone = sum(path.stem not in used for path in photos), sum(stem not in used for stem in truth)
+    if any(alone):
+        print(
+            f"saliency: {alone[0]} images without a mask, {alone[1]} masks without an image: left out", file=sys.stderr
+        )
     return pairs if half is None else pairs[half == "odd" :: 2]
+
+
+def read_truth(path: str | Path) -> np.ndarray:
+    """Read a true mask: above 127 is figure, or above 0 where the mask holds 0 and 1 only.
+
+    Raises
+    ------
+    ValueError
+        If the file is no image, or its greatest value lies between: labels or shades, not a mask.
+    """
+    grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    if grey is None:
+        raise ValueError(f"load_pairs: {path} must be a readable image, got none")
+    most = int(grey.max())
+    if 1 < most <= 127:
+        raise ValueError(f"load_pairs: {path} must hold 0 and 255, or 0 and 1, got values up to {most}")
+    return np.asarray(grey > (127 if most > 1 else 0))
 
 
 def load_pairs(pairs: list[tuple[Path, Path]], sides: Iterable[int]) -> tuple[dict[int, np.ndarray], list[np.ndarray]]:
@@ -68,13 +115,17 @@ def load_pairs(pairs: list[tuple[Path, Path]], sides: Iterable[int]) -> tuple[di
     list of (h, w) bool
         The true masks.
     """
-    photos, truths = [], []
+    photos, truths, other = [], [], []
     for image, mask in pairs:
-        photo, truth = cv2.imread(str(image), cv2.IMREAD_COLOR), cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE)
-        if photo is None or truth is None:
-            raise ValueError(f"load_pairs: {image if photo is None else mask} must be a readable image, got none")
+        photo, truth = cv2.imread(str(image), cv2.IMREAD_COLOR), read_truth(mask)
+        if photo is None:
+            raise ValueError(f"load_pairs: {image} must be a readable image, got none")
         photos.append(cv2.cvtColor(photo, cv2.COLOR_BGR2RGB))
-        truths.append(truth > 127)
+        truths.append(truth)
+        if abs(np.log((photo.shape[1] / photo.shape[0]) / (truth.shape[1] / truth.shape[0]))) > _OTHER_SHAPE:
+            other.append(f"{mask.name} ({truth.shape[1]} x {truth.shape[0]} for {photo.shape[1]} x {photo.shape[0]})")
+    if other:
+        print(f"saliency: {len(other)} masks have another shape than their images, first {other[0]}", file=sys.stderr)
     ragged = Ragged.from_arrays(photos)
     rows = full_rows(ragged.sizes)
     return {side: render_views(ragged, rows, (side, side))[0] for side in sorted(set(sides))}, truths
@@ -107,8 +158,18 @@ def score_masks(masks: np.ndarray, truths: list[np.ndarray]) -> tuple[dict[str, 
     ----------
     masks : (N, H, W) uint8
     truths : list of N (h, w) bool
+
+    Raises
+    ------
+    RuntimeError
+        If PySODMetrics is not installed.
     """
-    from py_sod_metrics import MAE, Emeasure, Fmeasure, Smeasure
+    try:
+        from py_sod_metrics import MAE, Emeasure, Fmeasure, Smeasure
+    except ImportError as error:
+        raise RuntimeError(
+            f"score_masks: PySODMetrics must be installed, got {error}; pip install figureground[bench]"
+        ) from error
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Fmeasure announces a successor that gives the same numbers
@@ -168,7 +229,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m figureground.bench saliency", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("--images", required=True, metavar="DIR")
-    parser.add_argument("--masks", required=True, metavar="DIR", help="true masks, <stem>.png")
+    parser.add_argument(
+        "--masks", required=True, metavar="DIR", help="true masks, by stem; may be the folder of the images"
+    )
     parser.add_argument("--methods", default=",".join(METHODS), metavar="A,B", help="default: all")
     parser.add_argument("--size", type=int, default=96, metavar="PX")
     parser.add_argument(
@@ -190,10 +253,10 @@ def main(argv: list[str]) -> int:
         side_of = {method: resolve_method(method).side or options.size for method in methods}
         pairs = find_pairs(options.images, options.masks, options.half)
         images, truths = load_pairs(pairs, [options.size, *side_of.values()])
+        table = {"center": score_masks(center_prior(images[options.size]), truths)[0]}
     except (OSError, ValueError, RuntimeError) as error:
         print(f"saliency: {error}", file=sys.stderr)
         return 2
-    table: dict[str, dict[str, float]] = {"center": score_masks(center_prior(images[options.size]), truths)[0]}
     for number, method in enumerate(methods):
         small = images[side_of[method]]
         masks, cpu_ms = _timed(partial(resolve_method(method), size=options.size), small)

@@ -2,11 +2,13 @@
 
 Layout: planar uint8 images in, one uint8 soft mask per image out. The steps, each a file of its own:
 
+    saliency_frame    drawn frames around pictures, painted over
     saliency_lab      RGB -> Lab planes, raw and smoothed by a median
     saliency_barrier  minimum barrier distance to the border, per channel
     saliency_border   colour distance to the four border strips
     saliency_cells    16 x 16 soft cells that follow edges, and their means
     saliency_graph    figure and background cues smoothed over the graph of cells, twice
+    saliency_lattice  that graph: who is next to whom, sums, conjugate gradients
     saliency_pixels   both cues added per pixel (MBD, MB+)
     saliency_refine   color guided filter
     saliency_logistic logistic between the Otsu classes
@@ -26,6 +28,7 @@ from .arrays import array_module, on_gpu
 from .saliency_barrier import barrier_cost
 from .saliency_border import border_contrast
 from .saliency_cells import paint_cells, soft_cells
+from .saliency_frame import blank_frames, find_frames, paint_frames
 from .saliency_graph import cell_saliency
 from .saliency_lab import lab_planes
 from .saliency_logistic import sharpen_maps
@@ -47,16 +50,17 @@ def estimate_saliency(images: Any, *, method: str = "fused", out: Any = None) ->
     images : (N, 3, H, W) uint8
         Planar RGB, whole images resized to a small square (64 to 112 px; 16 <= H, W <= 256).
     method : {"fused", "cells", "rbd", "mb+", "mbd", "ft", "spectral", "signature"}
-        "fused": barrier, border and connectivity cues over a graph of cells (best, the default); "cells": the same without the
-        barrier; "rbd": boundary connectivity and weighted contrast; "mb+", "mbd": minimum barrier with and without
-        border contrast and center map; the other three are cheap baselines, worse than a center prior (CPU only).
+        "fused": barrier, border, connectivity, random walk, color model and warmth over a graph of cells (best, the default);
+        "cells": the same without the barrier; "rbd": weighted contrast in place of barrier and border; "mb+", "mbd":
+        minimum barrier with and without border contrast and center map; the other three are cheap baselines, worse than a
+        center prior (CPU only).
     out : (N, H, W) uint8, optional
         Written and returned.
 
     Returns
     -------
     (N, H, W) uint8, on the device of `images`
-        255 is figure, 0 ground; threshold at 128 or with Otsu. All 0 where an image is flat. The mask of an
+        255 is figure, 0 ground; threshold at 128 or with Otsu. All 0 where an image is flat, and on drawn frames. The mask of an
         image does not depend on the others of its batch.
 
     Raises
@@ -76,7 +80,8 @@ def estimate_saliency(images: Any, *, method: str = "fused", out: Any = None) ->
     References
     ----------
     Zhang et al. 2015, "Minimum barrier salient object detection at 80 FPS"; Zhu et al. 2014, "Saliency optimization from robust
-    background detection"; He et al. 2013, "Guided image filtering".
+    background detection"; Jiang et al. 2013, "Saliency detection via absorbing Markov chain"; He et al. 2013, "Guided image
+    filtering".
 
     Examples
     --------
@@ -114,6 +119,16 @@ def _check(images: Any, method: str, out: Any, gpu: bool) -> None:
     expected = (shape[0], *shape[2:])
     if out is not None and (tuple(out.shape) != expected or out.dtype != np.uint8):
         raise ValueError(f"estimate_saliency: out must be {expected} uint8, got {tuple(out.shape)} {out.dtype}")
+
+
+def _inside(method: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Let a method look past the frames of pictures."""
+
+    def framed(images: Any) -> Any:
+        frames = find_frames(images)
+        return blank_frames(method(paint_frames(images, frames)), frames)
+
+    return framed
 
 
 def _fused(images: Any) -> Any:
@@ -155,11 +170,11 @@ def _signature(images: Any) -> Any:
 
 
 METHODS: dict[str, Callable[[Any], Any]] = {
-    "fused": _fused,
-    "cells": _cells,
-    "rbd": _rbd,
-    "mb+": _mb_plus,
-    "mbd": _mbd,
+    "fused": _inside(_fused),
+    "cells": _inside(_cells),
+    "rbd": _inside(_rbd),
+    "mb+": _inside(_mb_plus),
+    "mbd": _inside(_mbd),
     "ft": _ft,
     "spectral": _spectral,
     "signature": _signature,

@@ -8,17 +8,19 @@ typedef unsigned char u8;
 #define CELLS 256
 #define EDGE 60
 #define RING 24
+#define REACHES (2 * GRID + 2)
 
 struct Constants {
     float light_scale, rough_scale, usual_step, least_step, reach_color, reach_place, link_color, link_floor;
-    float contrast_place, ground_weight, slope, object_scale, least_sigma, most_sigma, tiny;
+    float contrast_place, ground_weight, slope, object_scale, least_spread, most_spread, most_tilt, tiny, walk_color;
+    float walk_least, walk_weight, look_weight, look_share, doubt, warm_scale, warm_first, warm_second;
 };
 
 // What the threads of a block share.
 struct Board {
     float colors[4][CELLS];
     float work[CELLS];
-    float values[CELLS];
+    float padded[CELLS + 2 * REACHES];  // values of the cells, zeros before and after: links from outside are zero
     float across[EDGE * EDGE];
     Levels levels;
 };
@@ -94,16 +96,22 @@ static __device__ int neighbour(int i, int k) {
     return row < 0 || row >= GRID || column < 0 || column >= GRID ? -1 : row * GRID + column;
 }
 
+// The step to the k-th neighbour.
+static __device__ int ahead(int k) {
+    int at = k < RING / 2 ? k : k + 1;
+    return (at / 5 - 2) * GRID + at % 5 - 2;
+}
+
 // Stretch the weighted colours so that adjacent cells are `usual_step` apart on average.
 static __device__ void even_out(const float* feature, const Constants& c, Board& board) {
     int i = threadIdx.x;
     float scales[4] = {c.light_scale, 1.0f, 1.0f, c.rough_scale};
     for (int f = 0; f < 4; f++) board.colors[f][i] = feature[f * CELLS + i] * scales[f];
     __syncthreads();
-    const int ahead[4] = {12, 16, 17, 18};
+    const int half_ring[4] = {12, 15, 16, 17};  // right; lower left, lower, lower right
     float total = 0;
     for (int k = 0; k < 4; k++) {
-        int j = neighbour(i, ahead[k]);
+        int j = neighbour(i, half_ring[k]);
         if (j >= 0) total += sqrtf(square_distance(board, i, j));
     }
     float scale = c.usual_step / max(block_sum(total, board.work) / 930.0f, c.least_step);
@@ -116,43 +124,55 @@ static __device__ float place_square(int i, int j) {
     return v * v + u * u;
 }
 
-static __device__ float ground_weight(const Constants& c, const Board& board) {
-    int i = threadIdx.x;
-    float area = 0, edge = 0;
-    for (int j = 0; j < CELLS; j++) {
-        float reach = decay(square_distance(board, i, j) * c.reach_color + place_square(i, j) * c.reach_place);
-        area += reach;
-        if (on_border(j)) edge += reach;
-    }
+// How much two cells belong together.
+static __device__ float reach(int i, int j, const Constants& c, const Board& board) {
+    return decay(square_distance(board, i, j) * c.reach_color + place_square(i, j) * c.reach_place);
+}
+
+// 4.5 (1 - exp(-b^2 / 2)), b the boundary connectivity of this thread's cell.
+static __device__ float ground_weight(float edge, float area, const Constants& c) {
     return c.ground_weight * (1.0f - decay(edge * edge / area * 0.5f));
 }
 
-static __device__ float contrast(const Constants& c, float ground, Board& board) {
+// The sum of values over cells of the same look as this thread's, and of reaches to the border, less where values are high.
+static __device__ float look_around(float value, float& edge, const Constants& c, Board& board) {
     int i = threadIdx.x;
-    board.values[i] = ground;
+    board.padded[REACHES + i] = value;
     __syncthreads();
     float total = 0;
-    for (int j = 0; j < CELLS; j++)
-        total += sqrtf(square_distance(board, i, j)) * decay(place_square(i, j) * c.contrast_place) * board.values[j];
+    edge = 0;
+    for (int j = 0; j < CELLS; j++) {
+        float r = reach(i, j, c, board);
+        total += (r * r) * board.padded[REACHES + j];
+        if (on_border(j)) edge += r * (1.0f - c.doubt * board.padded[REACHES + j]);
+    }
     __syncthreads();
     return total;
 }
 
-// Sum of weight * value over the neighbours of this thread's cell: the rings in order, then the border cells in order.
-static __device__ float pull(float value, const float* near, Board& board) {
+static __device__ float contrast(const Constants& c, float ground, Board& board) {
     int i = threadIdx.x;
-    board.values[i] = value;
+    board.padded[REACHES + i] = ground;
+    __syncthreads();
+    float total = 0;
+    for (int j = 0; j < CELLS; j++)
+        total += sqrtf(square_distance(board, i, j)) * decay(place_square(i, j) * c.contrast_place) * board.padded[REACHES + j];
+    __syncthreads();
+    return total;
+}
+
+// Sum of weight * value over the neighbours of this thread's cell: the rings in order, then, if asked for, the border cells in order.
+static __device__ float pull(float value, const float* near, bool across, Board& board) {
+    int i = threadIdx.x;
+    board.padded[REACHES + i] = value;
     __syncthreads();
     float total = 0;
 #pragma unroll
-    for (int k = 0; k < RING; k++) {
-        int j = neighbour(i, k);
-        if (j >= 0) total += near[k] * board.values[j];
-    }
-    if (on_border(i)) {
+    for (int k = 0; k < RING; k++) total += near[k] * board.padded[REACHES + i + ahead(k)];
+    if (across && on_border(i)) {
         float edge = 0;
         int rank = border_rank(i);
-        for (int q = 0; q < EDGE; q++) edge += board.across[q * EDGE + rank] * board.values[border_cell(q)];
+        for (int q = 0; q < EDGE; q++) edge += board.across[q * EDGE + rank] * board.padded[REACHES + border_cell(q)];
         total += edge;
     }
     __syncthreads();
@@ -161,26 +181,31 @@ static __device__ float pull(float value, const float* near, Board& board) {
 
 // Average the cues of like neighbours, weight likeness^4, three times.
 static __device__ float even_cues(float cue, const float* near, Board& board) {
-    int i = threadIdx.x;
     float weight = 1.0f;
 #pragma unroll
     for (int k = 0; k < RING; k++) {
         float square = near[k] * near[k];
-        if (neighbour(i, k) >= 0) weight += square * square;
+        weight += square * square;
     }
     for (int round = 0; round < 3; round++) {
-        board.values[i] = cue;
+        board.padded[REACHES + threadIdx.x] = cue;
         __syncthreads();
+        float total = 0;
 #pragma unroll
         for (int k = 0; k < RING; k++) {
-            int j = neighbour(i, k);
             float square = near[k] * near[k];
-            if (j >= 0) cue += (square * square) * board.values[j];
+            total += (square * square) * board.padded[REACHES + threadIdx.x + ahead(k)];
         }
-        cue = cue / weight;
+        cue = (cue + total) / weight;
         __syncthreads();
     }
     return cue;
+}
+
+// Whether the k-th neighbour of cell i is one of the eight nearest and exists.
+static __device__ bool touches(int i, int k) {
+    int at = k < RING / 2 ? k : k + 1;
+    return abs(at / 5 - 2) < 2 && abs(at % 5 - 2) < 2 && neighbour(i, k) >= 0;
 }
 
 static __device__ void link_border(const Constants& c, Board& board) {
@@ -192,14 +217,13 @@ static __device__ void link_border(const Constants& c, Board& board) {
     __syncthreads();
 }
 
-// Conjugate gradient steps from x.
-static __device__ float minimise(float figure, float ground, float degree, const float* near, int steps, float x,
+// Conjugate gradient steps on (diagonal - W) x = target, from x.
+static __device__ float minimise(float target, float diagonal, const float* near, bool across, int steps, float x,
                                  Board& board) {
-    float diagonal = (degree + ground) + figure;
-    float rest = figure - (diagonal * x - pull(x, near, board));
+    float rest = target - (diagonal * x - pull(x, near, across, board));
     float scaled = rest / diagonal, way = scaled, size = block_sum(rest * scaled, board.work);
     for (int step = 0; step < steps; step++) {
-        float moved = diagonal * way - pull(way, near, board);
+        float moved = diagonal * way - pull(way, near, across, board);
         float length = size / max(block_sum(way * moved, board.work), 1e-20f);
         x += length * way;
         rest -= length * moved;
@@ -211,19 +235,35 @@ static __device__ float minimise(float figure, float ground, float degree, const
     return x;
 }
 
+// How long a random walk from this thread's cell takes to be absorbed by a twin of a border cell, stretched.
+static __device__ float walk_time(int steps, const Constants& c, Board& board) {
+    int i = threadIdx.x;
+    float near[RING], sink = on_border(i) ? 1.0f : 0.0f;
+#pragma unroll
+    for (int k = 0; k < RING; k++) {
+        int j = neighbour(i, k);
+        near[k] = j >= 0 ? decay(sqrtf(square_distance(board, i, j)) * c.walk_color) : 0.0f;
+        if (touches(i, k)) near[k] += c.walk_least;
+    }
+    float degree = pull(1.0f, near, false, board);
+    float total = (degree + pull(sink, near, false, board)) + sink;
+    return stretch(minimise(total, total, near, false, steps, 1.0f, board), c.tiny, board.work);
+}
+
 static __device__ float object_prior(float saliency, const Constants& c, Board& board) {
     float at_y = ((float)(threadIdx.x / GRID) + 0.5f) * (float)(1.0 / GRID);
     float at_x = ((float)(threadIdx.x % GRID) + 0.5f) * (float)(1.0 / GRID);
     float weight = saliency * saliency, scale = 1.0f / max(block_sum(weight, board.work), c.tiny);
-    float y = block_sum(weight * at_y, board.work) * scale, x = block_sum(weight * at_x, board.work) * scale;
-    float off_y = (at_y - y) * (at_y - y), off_x = (at_x - x) * (at_x - x);
-    float tall = sqrtf(block_sum(weight * off_y, board.work) * scale) * c.object_scale;
-    float wide = sqrtf(block_sum(weight * off_x, board.work) * scale) * c.object_scale;
-    tall = min(max(tall, c.least_sigma), c.most_sigma);
-    wide = min(max(wide, c.least_sigma), c.most_sigma);
-    tall = 0.5f / (tall * tall);
-    wide = 0.5f / (wide * wide);
-    return decay(off_y * tall + off_x * wide);
+    float off_y = at_y - block_sum(weight * at_y, board.work) * scale;
+    float off_x = at_x - block_sum(weight * at_x, board.work) * scale;
+    scale *= c.object_scale;
+    float tall = min(max(block_sum(weight * (off_y * off_y), board.work) * scale, c.least_spread), c.most_spread);
+    float wide = min(max(block_sum(weight * (off_x * off_x), board.work) * scale, c.least_spread), c.most_spread);
+    float most = sqrtf(tall * wide) * c.most_tilt;
+    float tilt = min(max(block_sum(weight * (off_y * off_x), board.work) * scale, -most), most);
+    float shrink = 0.5f / (tall * wide - tilt * tilt);
+    float square = ((off_y * off_y) * wide + (off_x * off_x) * tall) - 2.0f * tilt * (off_y * off_x);
+    return decay(max(square * shrink, 0.0f));
 }
 
 static __device__ float figure_weight(float cue, float prior, const Constants& c, Board& board) {
@@ -231,20 +271,30 @@ static __device__ float figure_weight(float cue, float prior, const Constants& c
     return sharpen(value, c.slope, board);
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 2)
     saliency_graph_solve(const float* __restrict__ features, const Constants* __restrict__ constants,
-                         const float* __restrict__ center, int cue, int first_steps, int more_steps,
+                         const float* __restrict__ center, int cue, int walk_steps, int first_steps, int more_steps,
                          u8* __restrict__ out) {
     __shared__ Board board;
     int i = threadIdx.x;
     const float* feature = features + (long long)blockIdx.x * 6 * CELLS;
-    Constants c = *constants;
+    const Constants& c = *constants;
+    if (i < REACHES) board.padded[i] = board.padded[REACHES + CELLS + i] = 0;
     even_out(feature, c, board);
+    float warm = min(max((feature[CELLS + i] - 128.0f) * c.warm_scale, -1.0f), 1.0f);
     float cues = stretch(feature[5 * CELLS + i], 4.0f, board.work);
     if (cue == 0) cues += stretch(feature[4 * CELLS + i], 4.0f, board.work);
     cues = stretch(cues, c.tiny, board.work);
-    float ground = ground_weight(c, board);
+    float area = 0, looks = 0, edge = 0;
+    for (int j = 0; j < CELLS; j++) {
+        float r = reach(i, j, c, board);
+        area += r;
+        looks += r * r;
+        if (on_border(j)) edge += r;
+    }
+    float ground = ground_weight(edge, area, c);
     if (cue == 2) cues = contrast(c, ground, board);
+    float walk = walk_time(walk_steps, c, board);
     float near[RING];
 #pragma unroll
     for (int k = 0; k < RING; k++) {
@@ -252,22 +302,23 @@ extern "C" __global__ void __launch_bounds__(256)
         near[k] = j >= 0 ? decay(square_distance(board, i, j) * c.link_color) : 0.0f;
     }
     link_border(c, board);
-    cues = even_cues(cues, near, board);
+    cues = stretch(even_cues(cues, near, board), c.tiny, board.work);
+    walk *= -block_min(-cues, board.work) * c.walk_weight;  // where no cue differs there is no figure
 #pragma unroll
-    for (int k = 0; k < RING; k++) {
-        int at = k < RING / 2 ? k : k + 1;
-        bool touches = abs(at / 5 - 2) < 2 && abs(at % 5 - 2) < 2;
-        if (touches && neighbour(i, k) >= 0) near[k] += c.link_floor;
-    }
-    float degree = pull(1.0f, near, board);
-    float figure = figure_weight(cues, center[i], c, board);
+    for (int k = 0; k < RING; k++)
+        if (touches(i, k)) near[k] += c.link_floor;
+    float degree = pull(1.0f, near, true, board);
+    float figure = figure_weight(cues + c.warm_first * warm, center[i], c, board);
     float x = figure / ((figure + ground) + c.tiny);
-    x = minimise(figure, ground, degree, near, first_steps, x, board);
+    x = minimise(figure, (degree + ground) + figure, near, true, first_steps, x, board);
     float saliency = stretch(x, c.tiny, board.work);
     float prior = object_prior(saliency, c, board);
-    cues = stretch(cues, c.tiny, board.work);
-    figure = figure_weight((cues + cues) + saliency, prior, c, board);
-    x = minimise(figure, ground, degree, near, more_steps, x, board);
+    float own = stretch(look_around(saliency, edge, c, board) / looks, c.tiny, board.work);
+    ground = ground_weight(edge, area, c);
+    figure = figure_weight(((cues + saliency) + (c.look_weight * own + walk)) + c.warm_second * warm, prior, c, board);
+    x = minimise(figure, (degree + ground) + figure, near, true, more_steps, x, board);
     x = stretch(x, c.tiny, board.work);
+    own = stretch(look_around(x, edge, c, board) / looks, c.tiny, board.work);
+    x = stretch((1.0f - c.look_share) * x + c.look_share * own, c.tiny, board.work);
     out[blockIdx.x * CELLS + i] = (u8)(int)(x * 255.0f + 0.5f);
 }

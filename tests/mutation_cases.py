@@ -22,6 +22,7 @@ from figureground.kernels import (
     saliency_barrier,
     saliency_border,
     saliency_cells,
+    saliency_frame,
     saliency_graph,
     saliency_lab,
     saliency_logistic,
@@ -149,6 +150,20 @@ def _saliency_cells() -> list[Any]:
     return results
 
 
+def _saliency_frame() -> list[Any]:
+    results = []
+    for height, width in [(37, 53), (60, 40)]:
+        images = np.full((4, 3, height, width), 250, np.uint8)
+        for n, (top, bottom, left, right) in enumerate([(1, 2, 3, 4), (0, 0, 0, 0), (0, 3, 0, 0), (2, 0, 0, 1)]):
+            inside = images[n, :, top : height - bottom, left : width - right]
+            inside[:] = _bytes(*inside.shape) // 2
+        images[0, :, 0, :4] = 190  # a frame that is not quite of one color
+        frames = saliency_frame.find_frames(images)
+        results += [frames, saliency_frame.paint_frames(images, frames)]
+        results.append(saliency_frame.blank_frames(_bytes(4, height, width), frames))
+    return results
+
+
 def _saliency_graph() -> list[Any]:
     """A figure of another color with high cues on a noisy ground, large and at the left border, small and inside."""
     row, column = np.divmod(np.arange(256), 16)
@@ -241,6 +256,7 @@ CASES: dict[str, Callable[[], list[Any]]] = {
     "saliency_barrier": _saliency_barrier,
     "saliency_border": _saliency_border,
     "saliency_cells": _saliency_cells,
+    "saliency_frame": _saliency_frame,
     "saliency_graph": _saliency_graph,
     "saliency_lab": _saliency_lab,
     "saliency_logistic": _saliency_logistic,
