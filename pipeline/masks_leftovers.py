@@ -18,6 +18,8 @@ from figureground.shards.urls import is_url
 
 _TEMPORARY = re.compile(r"\.(.+)\.(\d+)-[0-9a-f]{8}\.tmp")
 _OLD_S = 3600.0
+_CLOCKS_S = 1.0
+"""How far the clocks of files and processes may be apart."""
 
 
 def remove_leftovers(sidecars: Iterable[str], remote: Remote | None = None) -> list[str]:
@@ -38,9 +40,9 @@ def remove_leftovers(sidecars: Iterable[str], remote: Remote | None = None) -> l
     Notes
     -----
     Only files named as `figureground.shards` names those of these sidecars and their indexes. A writer counts as gone
-    if its process number is this one's or no process's on this machine, or the file is an hour old: it is open for a
-    moment only. Behind URLs, whose writers may be on other machines, the age alone counts, and object stores never have
-    any: nothing of a put is there before its end.
+    if its process number is this one's or no process's on this machine, or that of a process younger than the file (numbers
+    are used again), or the file is an hour old: it is open for a moment only. Behind URLs, whose writers may be on other
+    machines, the age alone counts, and object stores never have any: nothing of a put is there before its end.
 
     Examples
     --------
@@ -94,7 +96,8 @@ def remove_old_folders(prefix: str) -> list[str]:
             if match is None or not entry.is_dir(follow_symlinks=False):
                 continue
             with suppress(OSError):
-                if entry.stat().st_mtime < time.time() - _OLD_S and _is_gone(int(match[1])):
+                changed_s = entry.stat().st_mtime
+                if changed_s < time.time() - _OLD_S and _is_gone(int(match[1]), changed_s):
                     shutil.rmtree(entry.path)
                     removed.append(entry.path)
     return sorted(removed)
@@ -105,13 +108,15 @@ def _remove(entry: os.DirEntry[str], ours: set[str]) -> bool:
     if match is None or os.path.join(os.path.dirname(entry.path), match[1]) not in ours:
         return False
     with suppress(FileNotFoundError):  # its writer may finish right now
-        if _is_gone(int(match[2])) or entry.stat().st_mtime < time.time() - _OLD_S:
+        changed_s = entry.stat().st_mtime
+        if _is_gone(int(match[2]), changed_s) or changed_s < time.time() - _OLD_S:
             os.unlink(entry.path)
             return True
     return False
 
 
-def _is_gone(pid: int) -> bool:
+def _is_gone(pid: int, changed_s: float) -> bool:
+    """Tell whether a process is gone that wrote a file at a time [s since 1970]."""
     if pid == os.getpid():
         return True
     try:
@@ -120,4 +125,14 @@ def _is_gone(pid: int) -> bool:
         return True
     except PermissionError:  # another user's process
         return False
-    return False
+    return _started_s(pid) > changed_s + _CLOCKS_S
+
+
+def _started_s(pid: int) -> float:
+    """Return when a process began [s since 1970]; 0 where the system does not tell."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            ticks = int(file.read().rpartition(")")[2].split()[19])
+    except OSError:
+        return 0.0
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")

@@ -29,5 +29,17 @@ def test_only_ours_and_only_of_dead_writers(tmp_path):
     assert sorted(os.listdir(tmp_path)) == sorted(others)
 
 
+def test_a_number_that_a_younger_process_got(tmp_path):
+    """Process numbers are used again: who began after the file was written did not write it."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as younger:
+        names = [f".a.masks.tar.{younger.pid}-{k}0000000.tmp" for k in range(2)]
+        for name in names:
+            (tmp_path / name).touch()
+        os.utime(tmp_path / names[0], (time.time() - 60,) * 2)
+        removed = remove_leftovers([str(tmp_path / "a.masks.tar")])
+        younger.communicate(b"\n")
+    assert removed == [str(tmp_path / names[0])]
+
+
 def test_a_folder_that_is_not_there(tmp_path):
     assert remove_leftovers([str(tmp_path / "no" / "a.masks.tar")]) == []
