@@ -40,8 +40,8 @@ def remove_leftovers(sidecars: Iterable[str], remote: Remote | None = None) -> l
     Notes
     -----
     Only files named as `figureground.shards` names those of these sidecars and their indexes. A writer counts as gone
-    if its process number is this one's or no process's on this machine, or that of a process younger than the file (numbers
-    are used again), or the file is an hour old: it is open for a moment only. Behind URLs, whose writers may be on other
+    if its process number is this one's or no running process's on this machine, or that of a process younger than the file
+    (numbers are used again), or the file is an hour old: it is open for a moment only. Behind URLs, whose writers may be on other
     machines, the age alone counts, and object stores never have any: nothing of a put is there before its end.
 
     Examples
@@ -125,14 +125,16 @@ def _is_gone(pid: int, changed_s: float) -> bool:
         return True
     except PermissionError:  # another user's process
         return False
-    return _started_s(pid) > changed_s + _CLOCKS_S
+    state, started_s = _state_of(pid)
+    return state in "ZX" or started_s > changed_s + _CLOCKS_S
 
 
-def _started_s(pid: int) -> float:
-    """Return when a process began [s since 1970]; 0 where the system does not tell."""
+def _state_of(pid: int) -> tuple[str, float]:
+    """Return a process's state ("Z": it has ended, and nobody has asked how) and when it began [s since 1970]; or "?", 0."""
     try:
         with open(f"/proc/{pid}/stat") as file:
-            ticks = int(file.read().rpartition(")")[2].split()[19])
+            fields = file.read().rpartition(")")[2].split()
     except OSError:
-        return 0.0
-    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
+        return "?", 0.0
+    boot_s = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    return fields[0], boot_s + int(fields[19]) / os.sysconf("SC_CLK_TCK")

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from figureground.pipeline.masks_leftovers import remove_leftovers
 
@@ -39,6 +40,20 @@ def test_a_number_that_a_younger_process_got(tmp_path):
         removed = remove_leftovers([str(tmp_path / "a.masks.tar")])
         younger.communicate(b"\n")
     assert removed == [str(tmp_path / names[0])]
+
+
+def test_a_writer_that_has_ended_and_is_not_yet_buried(tmp_path):
+    """In a container the first process may be slow to ask how orphans ended; until then their numbers are taken."""
+    ended = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    assert ended.stdout is not None
+    ended.stdout.read()  # its end
+    deadline = time.monotonic() + 60
+    while Path(f"/proc/{ended.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    (tmp_path / f".a.masks.tar.{ended.pid}-0123abcd.tmp").touch()
+    assert len(remove_leftovers([str(tmp_path / "a.masks.tar")])) == 1
+    ended.wait()
 
 
 def test_a_folder_that_is_not_there(tmp_path):
