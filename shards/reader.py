@@ -32,10 +32,8 @@ __all__ = ["IMAGE_EXTS", "Store", "expand", "shard_fingerprint"]
 
 log = logging.getLogger(__name__)
 
-IMAGE_EXTS = (
-    "jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "jp2", "pnm", "ppm", "pgm", "pbm", "gif", "jpe", "jfif", "mpo", "apng",
-    "j2k", "avif",
-)  # fmt: skip
+IMAGE_EXTS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "jp2", "pnm", "ppm", "pgm", "pbm", "gif", "jpe", "jfif", "mpo",
+              "apng", "j2k", "avif")  # fmt: skip
 """Extensions that are looked for as a sample's image, the first one present wins."""
 
 _NOTHING = np.frombuffer(b"", np.uint8)  # read-only
