@@ -126,7 +126,7 @@ def stage_cases(store: Store, masks: MaskStore, images: int, threads: int) -> di
     pool, device = ThreadPoolExecutor(threads), make_device("cpu")
 
     def guard() -> int:
-        screen_files("bench", encoded, 3, pool)
+        screen_files("bench", encoded, pool)
         return images
 
     def hand_over() -> int:

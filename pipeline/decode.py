@@ -3,14 +3,13 @@
     submit -> guard -> ok:        external_source -> decoders.image (cpu or mixed) ---------> collect
                     -> fallback:  Pillow and OpenCV on a few threads (fallback.py) -----------^
                     -> bad:       a placeholder in DALI's batch, valid = False and a reason --^
+    masks  -> guard -> inflated on the same threads, in one buffer (mask_files.py) -----------^
 
 Why so careful (measured, DALI 2.4 on the CPU): bytes that DALI's parsers refuse raise for the whole batch and, if anything
 else is in flight, often crash the process; `kernels/guard.py` keeps them out. Bytes that fail later, in the decoder (a
 broken PNG checksum), raise too but do no harm (thousands of them, no crash): then the batch is decoded image by image on
 the host to find the bad ones, DALI decodes the rest again, and the pipeline, which DALI declares invalid, is built anew
 (1.5 ms). Damage that decoders paint over (flipped bits in JPEG or WebP pixels) stays unnoticed, here as in Pillow.
-
-Masks are decoded in the same graph: 77 us of CPU for an 8-bit PNG of 112 x 112, against 71 us by OpenCV and 86 us by Pillow.
 
 The default executor only: `exec_dynamic=False` overwrites batches that are still held. `prefetch_queue_depth=1`: DALI then
 runs exactly what was submitted, in the background and any number of batches ahead (a larger depth makes the first
@@ -39,11 +38,12 @@ from figureground.shards.pieces import Pieces
 
 from .anchors import find_boxes
 from .decoded import Decoded, join_decoded, mean_bytes
-from .screen import PLACEHOLDER, Files, screen_files
+from .mask_files import MaskFiles
+from .screen import PLACEHOLDER, Files, as_pieces, screen_files
 
 log = logging.getLogger(__name__)
 
-_BYTE, _RGB, _GRAY = types.DALIDataType.UINT8, types.DALIImageType.RGB, types.DALIImageType.GRAY
+_BYTE, _RGB = types.DALIDataType.UINT8, types.DALIImageType.RGB
 _DALI_ERRORS = (RuntimeError, ValueError, IndexError)
 
 
@@ -121,7 +121,7 @@ class Decoder:
         images : sequence of 1..max_batch arrays (size,) uint8
             Encoded files; must not be changed until the batch is collected.
         masks : sequence of as many arrays or None
-            Encoded masks; None where a sample has no mask.
+            Encoded masks; None where a sample has no mask. Must not be changed either.
 
         Raises
         ------
@@ -204,7 +204,7 @@ class Decoder:
         return self._main
 
     def _graph(self) -> _Graph:
-        return _Graph(self.max_batch, self._device_id, self._threads, self._masks)
+        return _Graph(self.max_batch, self._device_id, self._threads)
 
     def _prepare(
         self, verb: str, images: Pieces | Sequence[np.ndarray], masks: Pieces | Sequence[np.ndarray | None] | None
@@ -214,13 +214,13 @@ class Decoder:
         if masks is not None and len(masks) != len(images):
             raise ValueError(f"Decoder.{verb}: masks must number {len(images)}, as the images, got {len(masks)}")
         limit, workers = self._max_pixels, self._workers
-        batch = _Batch(screen_files(f"Decoder.{verb}: images", images, 3, workers, max_pixels=limit))
+        batch = _Batch(screen_files(f"Decoder.{verb}: images", images, workers, max_pixels=limit))
         if self._masks:
-            files = [None] * len(images) if masks is None else masks
-            batch.masks = screen_files(f"Decoder.{verb}: masks", files, 1, workers, max_pixels=limit)
+            files = as_pieces(f"Decoder.{verb}: masks", [None] * len(images) if masks is None else masks)
+            batch.masks = MaskFiles(files, workers, max_pixels=limit)
         return batch
 
-    def _run_aside(self, batch: _Batch) -> list[Any] | None:
+    def _run_aside(self, batch: _Batch) -> Any:
         """Decode a batch in the second pipeline."""
         self._side = self._side or self._graph()
         self._side.feed(batch)
@@ -231,12 +231,11 @@ class Decoder:
         self._side = None
         return self._salvage(batch, outputs)
 
-    def _salvage(self, batch: _Batch, words: str) -> list[Any] | None:
+    def _salvage(self, batch: _Batch, words: str) -> Any:
         """Decode a batch that DALI refused without its bad files; None: all pixels are the host's."""
         log.info("a batch of %d is decoded again: %s", len(batch.images.given), words)
-        trials = [(files, files.try_on_host()) for files in batch.parts()]
-        for files, trial in trials:
-            files.drop_bad(trial)
+        trial = batch.images.try_on_host()
+        batch.images.drop_bad(trial)
         graph = self._graph()
         graph.feed(batch)
         outputs = graph.take()
@@ -244,25 +243,21 @@ class Decoder:
         if not isinstance(outputs, str):
             return outputs
         log.warning("DALI refuses images that Pillow decodes; Pillow's pixels are used: %s", outputs)
-        for files, trial in trials:
-            files.on_host.update(trial)
+        batch.images.on_host.update(trial)
         return None
 
-    def _assemble(self, batch: _Batch, outputs: list[Any] | None) -> Decoded:
+    def _assemble(self, batch: _Batch, pixels: Any) -> Decoded:
+        """Join what came out; `pixels` are DALI's, None if there are none."""
         cuda, files = self._device_id is not None, batch.images
-        images, on_host, masks = outputs or (None, None, None)
         rows = len(files.given)
-        ragged = files.gather(images, cuda)
+        ragged = files.gather(pixels, cuda)
         decoded = Decoded(ragged, None, files.valid(), np.zeros(rows, bool), np.zeros(rows), files.reasons)
         if batch.masks is not None:
-            decoded.masks = batch.masks.gather(on_host, False)
-            decoded.mask_valid = batch.masks.valid()
-            mean_bytes(decoded.masks.addresses, decoded.masks.sizes, decoded.mask_valid, decoded.mask_area)
+            on_host, decoded.masks, decoded.mask_valid = batch.masks.gather(cuda)
+            mean_bytes(on_host.addresses, on_host.sizes, decoded.mask_valid, decoded.mask_area)
             if self._boxes:
                 decoded.mask_box = np.zeros((rows, 4))
-                find_boxes(decoded.masks.addresses, decoded.masks.sizes, decoded.mask_valid, decoded.mask_box)
-            if cuda:
-                decoded.masks = batch.masks.gather(masks, True)
+                find_boxes(on_host.addresses, on_host.sizes, decoded.mask_valid, decoded.mask_box)
         return decoded
 
 
@@ -271,37 +266,36 @@ class _Batch:
     """A batch in flight; keeps the encoded bytes alive, which DALI reads where they are."""
 
     images: Files
-    masks: Files | None = None
-
-    def parts(self) -> tuple[Files, ...]:
-        return (self.images,) if self.masks is None else (self.images, self.masks)
+    masks: MaskFiles | None = None
 
 
 class _Graph:
-    """One DALI pipeline: encoded files in, TensorLists out, in order."""
+    """One DALI pipeline: encoded files in, a TensorList out, in order."""
 
-    def __init__(self, max_batch: int, device_id: int | None, threads: int, masks: bool) -> None:
+    def __init__(self, max_batch: int, device_id: int | None, threads: int) -> None:
         self._pipe = _decode_graph(
-            device_id is not None, masks, batch_size=max_batch, num_threads=threads, device_id=device_id, prefetch_queue_depth=1
-        )  # fmt: skip
+            device_id is not None,
+            batch_size=max_batch,
+            num_threads=threads,
+            device_id=device_id,
+            prefetch_queue_depth=1,
+        )
         self._pipe.build()
         _GRAPHS.add(self)
 
     def feed(self, batch: _Batch) -> None:
         """Start a batch; DALI's threads take over."""
         self._pipe.feed_input("images", _tensors(batch.images))
-        if batch.masks is not None:
-            self._pipe.feed_input("masks", _tensors(batch.masks))
         self._pipe.schedule_run()
 
-    def take(self) -> list[Any] | str:
-        """Wait for the oldest batch: images, masks on the host, masks on the device; or DALI's words if it refuses it.
+    def take(self) -> Any:
+        """Wait for the oldest batch: its pixels, a TensorList, or DALI's words (str) if it refuses it.
 
         On a GPU: without a stream DALI waits on the host until the pixels are there, so any stream may read them; they
         are freed with the TensorList, whoever still reads (not yet run on a GPU).
         """
         try:
-            return [*self._pipe.outputs(), None, None][:3]
+            return self._pipe.outputs()[0]
         except _DALI_ERRORS as error:  # only words leave: the traceback would keep the pipeline alive
             return " ".join(str(error).partition("encountered:")[2].split())
 
@@ -337,15 +331,10 @@ def _tensors(files: Files) -> list[TensorCPU]:
 
 
 @pipeline_def
-def _decode_graph(gpu: bool, masks: bool) -> Any:
+def _decode_graph(gpu: bool) -> Any:
     encoded = fn.external_source(name="images", batch=True, dtype=_BYTE, ndim=1, no_copy=True)
     # Fancy upsampling is what the CPU does; by default nvJPEG's chroma differs.
-    images = fn.decoders.image(encoded, device="mixed" if gpu else "cpu", output_type=_RGB, jpeg_fancy_upsampling=True)
-    if not masks:
-        return images
-    encoded = fn.external_source(name="masks", batch=True, dtype=_BYTE, ndim=1, no_copy=True)
-    on_host = fn.decoders.image(encoded, device="cpu", output_type=_GRAY)  # small PNGs: nvJPEG cannot help
-    return (images, on_host, on_host.gpu()) if gpu else (images, on_host)
+    return fn.decoders.image(encoded, device="mixed" if gpu else "cpu", output_type=_RGB, jpeg_fancy_upsampling=True)
 
 
 def _device_id(device: str) -> int | None:

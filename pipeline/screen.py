@@ -30,15 +30,13 @@ PLACEHOLDER = np.frombuffer(
 
 @dataclass
 class Files:
-    """The images, or the masks, of one batch."""
+    """The images of one batch."""
 
     given: list[np.ndarray]
     for_dali: list[np.ndarray]
     """As given, or the placeholder."""
     reasons: list[str | None]
     """Why a file has no pixels; None where it has."""
-    channels: int
-    """3 for images, 1 for masks."""
     workers: Executor
     max_pixels: int
     on_host: dict[int, Future[np.ndarray | str]] = field(default_factory=dict)
@@ -50,9 +48,7 @@ class Files:
 
     def start(self, i: int, pixels: int = -1) -> Future[np.ndarray | str]:
         """Start to decode one file on the host; `pixels` is its height x width if known."""
-        return self.workers.submit(
-            decode_on_host, self.given[i], self.channels, max_pixels=self.max_pixels, pixels=pixels
-        )
+        return self.workers.submit(decode_on_host, self.given[i], max_pixels=self.max_pixels, pixels=pixels)
 
     def try_on_host(self) -> dict[int, Future[np.ndarray | str]]:
         """Start to decode on the host what DALI was given."""
@@ -76,7 +72,7 @@ class Files:
             result = self.on_host[i].result() if i in self.on_host else None
             if isinstance(result, str):
                 self.reasons[i], result = result, None
-            pixels: Any = np.zeros((1, 1, self.channels), np.uint8) if result is None else result
+            pixels: Any = np.zeros((1, 1, 3), np.uint8) if result is None else result
             if cuda:
                 import cupy
 
@@ -84,13 +80,12 @@ class Files:
             owner.append(pixels)
             addresses[i] = pixels.data.ptr if cuda else pixels.ctypes.data
             sizes[i] = pixels.shape[:2]
-        return Ragged(addresses, sizes, self.channels, owner, cuda)
+        return Ragged(addresses, sizes, 3, owner, cuda)
 
 
 def screen_files(
     what: str,
     files: Sequence[np.ndarray | None],
-    channels: int,
     workers: Executor,
     *,
     max_pixels: int = MAX_PIXELS,
@@ -103,8 +98,6 @@ def screen_files(
         "function: argument", for messages.
     files : Pieces, or sequence of (size,) uint8 arrays
         None where there is no file: its reason is "missing". Of `Pieces` the addresses are taken as they are.
-    channels : int
-        3 for images, 1 for masks.
     workers : Executor
         Threads that decode on the host.
     max_pixels : int
@@ -119,15 +112,13 @@ def screen_files(
     TypeError, ValueError
         If a file is not a contiguous one-dimensional uint8 array.
     """
-    pieces = (
-        files if isinstance(files, Pieces) else Pieces.of([_checked(what, i, file) for i, file in enumerate(files)])
-    )
+    pieces = as_pieces(what, files)
     given: list[np.ndarray] = [PLACEHOLDER if file is None else file for file in pieces]
     missing = np.fromiter((file is None for file in pieces), bool, len(given))
     addresses = np.where(missing, PLACEHOLDER.ctypes.data, pieces.addresses)
     codes, dims = inspect_images(addresses, np.where(missing, PLACEHOLDER.size, pieces.sizes), max_pixels=max_pixels)
     reasons: list[str | None] = [None] * len(given)
-    screened = Files(given, list(given), reasons, channels, workers, max_pixels)
+    screened = Files(given, list(given), reasons, workers, max_pixels)
     for i in np.flatnonzero(missing).tolist():
         reasons[i] = "missing"
     for i in np.flatnonzero(codes != OK).tolist():
@@ -135,6 +126,11 @@ def screen_files(
         if codes[i] == FALLBACK:
             screened.on_host[i] = screened.start(i, int(dims[i, 0]) * int(dims[i, 1]) if dims[i, 0] > 0 else -1)
     return screened
+
+
+def as_pieces(what: str, files: Sequence[np.ndarray | None]) -> Pieces:
+    """Return encoded files with their addresses; the errors are those of `screen_files`."""
+    return files if isinstance(files, Pieces) else Pieces.of([_checked(what, i, file) for i, file in enumerate(files)])
 
 
 def _checked(what: str, i: int, file: np.ndarray | None) -> np.ndarray | None:

@@ -71,12 +71,9 @@ class _Pipeline:
         return getattr(self._pipe, name)
 
     def outputs(self) -> tuple[Any, ...]:
-        """Images, and with masks these on the host and on the device."""
-        found = self._pipe.outputs()
-        if not self._on_gpu:
-            return tuple(found)
-        images, *masks = found
-        return (_Pixels(images, self._gpu), *masks, *(_Pixels(mask, self._gpu) for mask in masks))
+        """Images, on the host or on the device."""
+        (images,) = self._pipe.outputs()
+        return (_Pixels(images, self._gpu) if self._on_gpu else images,)
 
 
 @contextlib.contextmanager
@@ -98,8 +95,8 @@ def gpu_machine(order: str = "forward") -> Iterator[Gpu]:
         plain = [value._host if isinstance(value, DeviceArray) else value for value in args]
         gpu.executor.launch(stem, kernel, grid, block, plain, shared=shared)
 
-    def graph(on_gpu: bool, masks: bool, *, device_id: int | None, **options: Any) -> _Pipeline:
-        return _Pipeline(real_graph(False, masks, device_id=None, **options), gpu, on_gpu)
+    def graph(on_gpu: bool, *, device_id: int | None, **options: Any) -> _Pipeline:
+        return _Pipeline(real_graph(False, device_id=None, **options), gpu, on_gpu)
 
     class NotedStream(Stream):
         def __init__(self, null: bool = False, non_blocking: bool = False) -> None:
