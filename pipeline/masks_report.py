@@ -260,6 +260,11 @@ def _other_masks(
         yield lambda samples: [None] * len(samples)
     elif os.path.isdir(compare) or is_url(compare):
         with MaskStore(store, compare, cache=cache) as masks:
+            if not any(masks.manifests):
+                raise ShardError(
+                    f"{masks.sidecars[0]}: no shard has a sidecar in the folder to compare with; name another one, or a "
+                    f"saliency method (a folder of its name comes first)"
+                )
             yield lambda samples: [_decoded(masks.mask(sample)) for sample in samples]
     else:
         check_method(compare, caller="write_page: compare is no folder of sidecars")

@@ -147,6 +147,11 @@ def test_messages(shards, tmp_path):
         ValueError, match=r"compare is no folder of sidecars: method must be one of fused, .*, got 'magic'"
     ):
         write_page(shards / "s-0.tar", tmp_path / "page.html", masks_dir=shards / "masks", compare="magic")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ShardError, match=r"empty/s-0.masks.tar: no shard has a sidecar in the folder to compare with"):
+        write_page(
+            shards / "s-0.tar", tmp_path / "page.html", masks_dir=shards / "masks", compare=str(tmp_path / "empty")
+        )
 
 
 PROBE = """
