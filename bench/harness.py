@@ -103,6 +103,7 @@ def machine() -> dict[str, Any]:
         "webdataset",
         "opencv-python-headless",
         "pillow",
+        "isal",
         "spdl",
     ):
         try:
