@@ -14,7 +14,7 @@ import torch
 from figureground.shards import MaskStore, Store
 from figureground.shards.cache import ShardCache
 
-from .arguments import as_place, check_kinds, check_samples, quarantine_place, read_state, warn_without_masks
+from .arguments import as_place, check_kinds, check_samples, quarantine_place, warn_without_masks
 from .assemble import Assembler
 from .augment import Augmenter
 from .backgrounds import Backgrounds, JoinedMasks
@@ -35,16 +35,10 @@ from .quarantine import Quarantine
 from .ranks import confirm_rank, find_rank
 from .recipe import Recipe
 from .sample_groups import GroupSource, groups_fingerprint, read_groups
+from .states import STATE_VERSION, note_masks, read_state
 from .stratified import stratify
 from .whole_numbers import as_integer
 from .windows import Ahead, WindowOrder
-
-_STATE_VERSION = 1
-_INPUTS = (
-    "backgrounds",
-    "groups",
-    "clusters",
-)  # entries of a state that are there if the loader was given the argument
 
 
 class Loader:
@@ -175,7 +169,7 @@ class Loader:
             self._store.plan_windows(window)
             self._order = WindowOrder(self._store.starts, seed, shuffle, window=window)
         self._window = window if self._store.is_remote else 0
-        self._inputs: dict[str, str] = {}
+        self._inputs: dict[str, str | None] = {}
         if clusters is not None:
             self._order, self._inputs["clusters"] = stratify(
                 self._store, clusters, seed, shuffle=shuffle, step=batch_size * world_size, world_size=world_size,
@@ -232,6 +226,10 @@ class Loader:
             dtype=dtype,
             channels_last=channels_last,
         )  # fmt: skip
+        stores = [] if sidecars is None else [sidecars]
+        if stores and recipe.inpaints and self._backgrounds is not None:
+            stores += self._backgrounds.sidecars
+        self._inputs |= note_masks(recipe, masks, method, stores, textures)
         self._epoch, self._position = 0, 0
         self._resumes, self._asked_epoch = True, -1  # is (epoch, position) still to be iterated? set_epoch's value
         self._running: weakref.ref[Epoch] | None = None
@@ -335,7 +333,7 @@ class Loader:
         asked = self._asked_epoch >= 0 and not self._is_running(self._asked_epoch)
         epoch, position = self._next_pass() if asked else (self._epoch, self._position)
         return {
-            "version": _STATE_VERSION,
+            "version": STATE_VERSION,
             "epoch": epoch,
             "position": position,
             "seed": self._order.seed,
@@ -355,9 +353,9 @@ class Loader:
         Raises
         ------
         ValueError
-            If shards, recipe, seed or order differ; the message names what.
+            If shards, recipe, seed, order or masks differ; the message names what. See `states` for those of earlier versions.
         """
-        epoch, position = read_state(state, self.state_dict(), _INPUTS, self._split.samples)
+        epoch, position = read_state(state, self.state_dict(), self._split.samples)
         self._stop_running("load_state_dict")
         self._epoch, self._position = epoch, position
         self._resumes, self._asked_epoch = True, -1
