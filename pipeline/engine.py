@@ -28,6 +28,7 @@ from .device import Device
 from .extras import Extras, hide_tokens
 from .figure_crops import settle_crops
 from .masking import Masker
+from .other_class import OtherClass
 from .recipe import Recipe
 from .tables import settle_backgrounds
 
@@ -68,6 +69,7 @@ class Engine:
         self._dtype, self._channels_last = dtype, channels_last
         self.seconds = assembler.seconds
         self.counts = {"batches": 0, "samples": 0}
+        self._other_class = OtherClass(recipe, store.targets_of)
         self.waited_s, self.full_s = 0.0, 0.0
         self.steady_s, self.steady_samples = 0.0, 0  # without the first batch of each iteration
         self.warned = False
@@ -85,6 +87,7 @@ class Engine:
             anchor_crops(self._recipe, assembled.plans, slots, self.assembler.seed)
         settle_backgrounds(self._recipe, assembled.plans, slots)
         companions, count = assembled.companions, assembled.count
+        self._other_class.count([rows[:count] for rows in assembled.plans])
         extras = None if companions is None else Extras(self._recipe, companions)
         with self.device.span("augment"):
             views, view_masks, negatives = self._augmenter.augment(
@@ -148,6 +151,7 @@ class Engine:
             "trainer_waited_s": round(self.waited_s, 4),
             "queue_full_s": round(self.full_s, 4),
             **self.counts,
+            "other_class_unmet": self._other_class.unmet,
             "samples_per_s": round(self.steady_samples / self.steady_s, 2) if self.steady_s else 0.0,
             "bottleneck": verdict,
         }

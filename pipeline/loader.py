@@ -29,6 +29,7 @@ from .formats import FORMATS, WITH_MASKS, WITH_NEGATIVES
 from .lookalikes import Sampler, Sized
 from .masking import Masker, MaskMode, check_sidecars
 from .order import Order, Split
+from .other_class import check_labels
 from .pairs import find_partners
 from .processors import own_processors
 from .quarantine import Quarantine
@@ -180,6 +181,7 @@ class Loader:
         own = 0 if self._backgrounds is None else len(self._backgrounds)
         check_donors(recipe, self._order, self._split.step, None if backgrounds is None else own)
         check_masks(recipe, masks)
+        check_labels(recipe, self._store)
         if self._backgrounds is not None:
             self._inputs["backgrounds"] = self._backgrounds.fingerprint
         with_masks, with_negatives = format in WITH_MASKS, format in WITH_NEGATIVES
@@ -226,10 +228,7 @@ class Loader:
             dtype=dtype,
             channels_last=channels_last,
         )  # fmt: skip
-        stores = [] if sidecars is None else [sidecars]
-        if stores and recipe.inpaints and self._backgrounds is not None:
-            stores += self._backgrounds.sidecars
-        self._inputs |= note_masks(recipe, masks, method, stores, textures)
+        self._inputs |= note_masks(recipe, masks, method, sidecars, textures, self._backgrounds)
         self._epoch, self._position = 0, 0
         self._resumes, self._asked_epoch = True, -1  # is (epoch, position) still to be iterated? set_epoch's value
         self._running: weakref.ref[Epoch] | None = None
@@ -368,7 +367,8 @@ class Loader:
         dict
             "seconds" by stage of the producer thread, "trainer_waited_s", "queue_full_s", "queue_depth" (finished batches that wait
             now), "batches", "samples", "samples_per_s" (without the first batch of each iteration), "replaced" (distinct
-            undecodable samples), "replaced_backgrounds" (those of the user's set), and "bottleneck", a sentence.
+            undecodable samples), "replaced_backgrounds" (those of the user's set), "other_class_unmet" (grounds that `other_class`
+            wanted of another class and that are not known to be), and "bottleneck", a sentence.
         """
         bad = self._quarantine
         depth = 0 if (running := self._current()) is None else running.waiting

@@ -15,6 +15,7 @@ from typing import Any
 from figureground.shards import MaskStore
 
 from .augment import SALIENCY_PX
+from .backgrounds import Backgrounds
 from .methods import method_record
 from .recipe import Recipe
 from .whole_numbers import as_integer
@@ -30,7 +31,12 @@ _INPUTS = ("backgrounds", "groups", "clusters")
 
 
 def note_masks(
-    recipe: Recipe, mode: str | None, method: str, sidecars: Sequence[MaskStore], textures: MaskStore | None
+    recipe: Recipe,
+    mode: str | None,
+    method: str,
+    sidecars: MaskStore | None,
+    textures: MaskStore | None = None,
+    backgrounds: Backgrounds | None = None,
 ) -> dict[str, str | None]:
     """Return what a state notes of the masks and textures that its views and negatives are made with.
 
@@ -41,9 +47,10 @@ def note_masks(
         As the loader was asked. "auto" without a single sidecar is noted as "kernel", which it is.
     method : str
         Of masks that are estimated; see `figureground.pipeline.methods`.
-    sidecars : sequence of MaskStore
-        Of the shards, and of the user's backgrounds where their masks are needed.
-    textures : MaskStore or None
+    sidecars, textures : MaskStore or None
+        Those of the shards, if they are read.
+    backgrounds : Backgrounds or None
+        The user's own: their sidecars count too where figures are inpainted.
 
     Returns
     -------
@@ -53,16 +60,19 @@ def note_masks(
     Examples
     --------
     >>> from figureground.pipeline import recipes
-    >>> note_masks(recipes.moco_v2().with_background("swap"), "kernel", "fused", [], None)
+    >>> note_masks(recipes.moco_v2().with_background("swap"), "kernel", "fused", None)
     {'masks': 'kernel', 'method': 'fused, 112 px', 'sidecars': None, 'textures': None}
-    >>> note_masks(recipes.moco_v2(), "kernel", "fused", [], None)
+    >>> note_masks(recipes.moco_v2(), "kernel", "fused", None)
     {'masks': None, 'method': None, 'sidecars': None, 'textures': None}
     """
     noted: dict[str, str | None] = dict.fromkeys(NOTED)
     noted["textures"] = None if textures is None else _describe([textures])
     if not recipe.uses_masks or mode is None:
         return noted
-    found = _describe(sidecars) if mode != "kernel" else None
+    stores = [] if sidecars is None else [sidecars]
+    if stores and recipe.inpaints and backgrounds is not None:
+        stores += backgrounds.sidecars
+    found = _describe(stores)
     noted["masks"], noted["sidecars"] = ("kernel" if mode == "auto" and found is None else mode), found
     if mode != "sidecar":
         model = method_record(method).get("model")
