@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 from figureground.shards import Store
@@ -28,6 +29,7 @@ from .device import Device
 from .extras import Extras, hide_tokens
 from .figure_crops import settle_crops
 from .masking import Masker
+from .negatives import negative_params
 from .other_class import OtherClass
 from .recipe import Recipe
 from .tables import settle_backgrounds
@@ -103,11 +105,17 @@ class Engine:
             "key": self._store.keys(samples),
             "params": [rows[:count] for rows in assembled.plans[: len(self._recipe.views)]],
             "negatives": None if negatives is None else self._tensor(negatives[:count]),
+            "negative_params": self._negative_params(assembled),
             **self._beside(assembled, view_masks, extras),
         }
         device.finish()
         self.seconds["augment"] += time.perf_counter() - began
         return batch
+
+    def _negative_params(self, assembled: Assembled) -> np.ndarray | None:
+        """Return NEGATIVE_DTYPE rows (B,) of the swap negatives; None if there are none."""
+        more = assembled.plans[len(self._recipe.views) :]
+        return negative_params(more[0][: assembled.count]) if more else None
 
     def _beside(self, assembled: Assembled, view_masks: list[Any] | None, extras: Extras | None) -> dict[str, Any]:
         """Return what the recipe's techniques add to a batch."""

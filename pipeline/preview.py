@@ -26,6 +26,7 @@ from .arguments import check_samples
 from .augment import estimate_masks
 from .fallback import decode_on_host
 from .loader import Loader
+from .negatives import describe_negative, holds_figure
 from .order import DONOR_BLOCK
 from .plan import BACKGROUND_MODES
 from .recipe import Recipe
@@ -199,12 +200,17 @@ def show_views(args: argparse.Namespace, recipe: Recipe) -> int:
     draw_sheet(groups, title=f"figureground: {title}, epoch {args.epoch}, seed {args.seed}").save(args.out)
     with Loader(args.shards, recipe, batch_size=_room(len(samples)), drop_last=False, **options) as loader:
         batch = loader.replay(samples, epoch=args.epoch)
+    background, negatives = recipe.views[0].background, batch["negative_params"]
+    if background is not None and negatives is not None:
+        replaced = holds_figure(batch["masks"][0].cpu().numpy(), background.min_area)
     for i, key in enumerate(batch["key"]):
         shown = int(batch["index"][i])
         if shown != samples[i]:
             print(f"sample {samples[i]} cannot be decoded: sample {shown} ({key}) takes its place")
         for view, rows in enumerate(batch["params"]):
             print(f"sample {shown} ({key}), view {view}: {describe(rows[i])}")
+        if negatives is not None:
+            print(f"sample {shown} ({key}), negative: {describe_negative(negatives[i], alone=not replaced[i])}")
     print(f"wrote {args.out}")
     return 0
 
