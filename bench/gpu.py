@@ -25,6 +25,7 @@ from typing import Any
 
 from figureground.bench.harness import print_table, write_json
 from figureground.bench.workload import default_shards, repeat_shards
+from figureground.pipeline.processors import own_processors
 
 _TAIL = 12
 _PHOTOS, _REPEAT = 2048, 4
@@ -55,7 +56,7 @@ def make_parts(out: Path, root: Path, shards: str, device: str, batch_size: int)
     kind = "cpu" if device == "cpu" else "cuda"
     test: tuple[str, ...] = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "--device", kind, "-m", "gpu")
     test += (f"--rootdir={root}", "-c", str(root / "pyproject.toml"))
-    threads = str(len(os.sched_getaffinity(0)))
+    threads = str(own_processors())
     given = ("--shards", shards, "--batch-size", str(batch_size), "--threads", threads)
 
     def bench(verb: str, *options: str) -> Part:

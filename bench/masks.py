@@ -13,7 +13,6 @@ saliency, after decode) costs at most 1 ms of CPU time an image with the default
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 import time
@@ -33,6 +32,7 @@ from figureground.pipeline.decode import Decoder
 from figureground.pipeline.masks_job import make_masks
 from figureground.pipeline.masks_work import mean_share
 from figureground.pipeline.methods import resolve_method
+from figureground.pipeline.processors import own_processors
 from figureground.shards import Store
 from figureground.shards.masks import MaskWriter, encode_mask
 from figureground.shards.writer import pack
@@ -188,7 +188,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--method", default="fused", metavar="NAME")
     parser.add_argument("--size", type=int, default=112, metavar="PX")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), metavar="N")
+    parser.add_argument("--threads", type=int, default=own_processors(), metavar="N")
     parser.add_argument("--json", type=Path, metavar="PATH")
     return parser.parse_args(argv)
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +34,7 @@ from figureground.bench.peers_hand import SIZE, SWAP_P, Batches, OpenCV, WebData
 from figureground.bench.workload import default_shards
 from figureground.pipeline import Loader, recipes
 from figureground.pipeline.decode import Decoder
+from figureground.pipeline.processors import own_processors
 from figureground.pipeline.recipe import Recipe
 from figureground.shards import Store
 
@@ -221,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="photographs to make (cpu: 256, cuda: 2048); samples of --shards that are enough (512, 16384)",
     )
     parser.add_argument("--batch-size", type=int, help="default: 32 on the CPU, 256 on a GPU")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=own_processors())
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--repeat", type=int, default=8, help="cuda: each made shard this many times, for long epochs")
     parser.add_argument("--dtype", choices=("float32", "float16"), default="float16", help="cuda: of the views")

@@ -9,7 +9,6 @@ MoCo-v2 with swaps at p = 0.2 and sidecar masks, whole epochs; one setting chang
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ from figureground.bench.given import check_device, in_one_sentence, say_masks, t
 from figureground.bench.harness import Timing, measure, print_table, write_json
 from figureground.bench.workload import default_shards, repeat_shards
 from figureground.pipeline import Loader, recipes
+from figureground.pipeline.processors import own_processors
 
 BATCHES, PIXELS, CHANCES = (16, 32, 64, 128, 256, 512), (250, 500, 1000), (0.0, 0.1, 0.2, 0.5, 1.0)
 USUAL_PX, USUAL_P = 500, 0.2
@@ -104,7 +104,7 @@ def measure_axis(axis: str, points: Sequence[float], shards: Mapping[float, Any]
 @in_one_sentence
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print the tables, write the JSON; returns the exit code."""
-    cores = len(os.sched_getaffinity(0))
+    cores = own_processors()
     parser = argparse.ArgumentParser("python -m figureground.bench scaling")
     parser.add_argument("--shards", nargs="+", help="your shards (default: made, with masks); then no image sizes")
     parser.add_argument("--device", default="cpu")

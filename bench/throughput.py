@@ -13,7 +13,6 @@ time's ratio within each.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -31,6 +30,7 @@ from figureground.bench.stall import measure_stalls
 from figureground.bench.workload import default_shards, repeat_shards
 from figureground.pipeline import Loader, recipes
 from figureground.pipeline.decode import Decoder
+from figureground.pipeline.processors import own_processors
 from figureground.pipeline.recipe import Recipe
 from figureground.shards import MaskStore, Store
 
@@ -193,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=2048, help="samples of --shards that are enough")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch-size", type=int, help="default: 64, on a GPU 256")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all processors")
+    parser.add_argument("--threads", type=int, default=own_processors(), help="default: all processors")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-presets", action="store_true", help="leave the presets out")
     parser.add_argument(

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 import tempfile
 import threading
@@ -33,6 +32,7 @@ from figureground.pipeline.assemble import Assembler
 from figureground.pipeline.decode import Decoder
 from figureground.pipeline.device import CudaDevice, HostDevice
 from figureground.pipeline.engine import Engine
+from figureground.pipeline.processors import own_processors
 
 WAIT = "waits"
 PRODUCER, DECODER, TRAINER, STREAM = "producer", "DALI", "trainer", "GPU stream"
@@ -233,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--shards", nargs="+", help="your shards (default: made of photographs, with masks)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=own_processors())
     parser.add_argument("--batches", type=int, default=6)
     parser.add_argument("--step", type=float, default=30, help="the trainer's [ms]")
     parser.add_argument("--out", type=Path, default=Path("timeline.svg"))

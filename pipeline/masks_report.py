@@ -32,6 +32,7 @@ from figureground.shards.urls import is_url, shown
 from .masks_estimate import EstimateMasks, Estimator
 from .masks_work import EMPTY_BELOW, FULL_ABOVE, mean_share, resize_mask
 from .methods import check_method, label_method
+from .processors import own_processors
 
 _SIDE = 56
 """Side of the embedded masks [px]."""
@@ -241,7 +242,7 @@ def _items(
     items: list[Item] = []
     with (
         _other_masks(store, compare, device, cache) as others_of,
-        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
+        ThreadPoolExecutor(own_processors()) as pool,
     ):
         for run, needed in _runs(store, samples):
             if needed:
@@ -263,7 +264,7 @@ def _other_masks(
             yield lambda samples: [_decoded(masks.mask(sample)) for sample in samples]
     else:
         check_method(compare, caller="write_page: compare is no folder of sidecars")
-        estimator = Estimator(EstimateMasks(compare, device=device, threads=len(os.sched_getaffinity(0))))
+        estimator = Estimator(EstimateMasks(compare, device=device, threads=own_processors()))
 
         def estimated(samples: list[int]) -> list[np.ndarray | None]:
             results = [result for batch in estimator.estimates(store, samples) for result in batch]
