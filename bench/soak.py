@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,7 @@ def signals(shards: str, count: int) -> dict[str, Any]:
     return {"signals": count, "slowest_s": round(slowest, 2), "later_than_5_s": late, "orphans": orphans}
 
 
-def _grew(result: dict[str, Any]) -> bool:
+def grew(result: Mapping[str, Any]) -> bool:
     """Tell whether a result shows growth or something left behind."""
     if "signals" in result:
         return bool(result["later_than_5_s"] or result["orphans"])
@@ -164,8 +164,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             document["signals"] = signals(shards, args.signals)
     for name, result in document.items():
         print(f"{name}: {result}")
-    write_json(args.json, document)
-    bad = any(_grew(result) for result in document.values())
+    write_json(args.json, {"soak": document})
+    bad = any(grew(result) for result in document.values())
     return int(bad)
 
 
