@@ -36,8 +36,10 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--background", choices=("remove", "random", "swap"), help="background augmentation (default: none)"
     )
-    parser.add_argument("--p", type=float, default=0.2, help="its probability per view (default: 0.2)")
-    parser.add_argument("--fill", choices=("constant", "grey", "mean", "noise"), default="grey", help="of 'remove'")
+    parser.add_argument("--p", type=float, help="its probability per view (default: 0.2)")
+    parser.add_argument(
+        "--fill", choices=("constant", "grey", "mean", "noise"), help="of --background remove (default: grey)"
+    )
     parser.add_argument("--pairs", choices=("clip", "class"), help="the second view shows another image of it")
     parser.add_argument(
         "--gap", type=int, nargs=2, metavar=("LOW", "HIGH"), help="of --pairs clip [frames] (default: any)"
@@ -75,10 +77,15 @@ def named_recipe(name: str) -> Recipe:
 def chosen_recipe(args: argparse.Namespace) -> Recipe:
     """Return the recipe that the arguments of `add_recipe` describe."""
     recipe = named_recipe(args.recipe)
-    if args.size:
+    if args.size is not None:
         recipe = recipe.with_size(args.size)
-    if args.background:
-        recipe = recipe.with_background(args.background, p=args.p, fill=args.fill)
+    if args.background is None and args.p is not None:
+        raise ValueError(f"--p is of no use without --background, got {args.p}; add --background swap, say")
+    if args.background != "remove" and args.fill is not None:
+        raise ValueError(f"--fill is of no use without --background remove, got {args.fill!r}")
+    if args.background is not None:
+        given = {name: getattr(args, name) for name in ("p", "fill") if getattr(args, name) is not None}
+        recipe = recipe.with_background(args.background, **given)
     if args.pairs or args.gap:
         recipe = recipe.with_pairs(args.pairs or "clip", gap=tuple(args.gap) if args.gap else None)
     if args.object_crops:

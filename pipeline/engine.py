@@ -28,6 +28,7 @@ from .augment import Augmenter
 from .device import Device
 from .extras import Extras, hide_tokens
 from .figure_crops import settle_crops
+from .left_alone import LeftAlone
 from .masking import Masker
 from .negatives import negative_params
 from .other_class import OtherClass
@@ -71,7 +72,7 @@ class Engine:
         self._dtype, self._channels_last = dtype, channels_last
         self.seconds = assembler.seconds
         self.counts = {"batches": 0, "samples": 0}
-        self._other_class = OtherClass(recipe, store.targets_of)
+        self._other_class, self._left_alone = OtherClass(recipe, store.targets_of), LeftAlone(recipe)
         self.waited_s, self.full_s = 0.0, 0.0
         self.steady_s, self.steady_samples = 0.0, 0  # without the first batch of each iteration
         self.warned = False
@@ -90,6 +91,7 @@ class Engine:
         settle_backgrounds(self._recipe, assembled.plans, slots)
         companions, count = assembled.companions, assembled.count
         self._other_class.count([rows[:count] for rows in assembled.plans])
+        self._left_alone.count(assembled.plans, slots, count)
         extras = None if companions is None else Extras(self._recipe, companions)
         with self.device.span("augment"):
             views, view_masks, negatives = self._augmenter.augment(
@@ -159,6 +161,8 @@ class Engine:
             "trainer_waited_s": round(self.waited_s, 4),
             "queue_full_s": round(self.full_s, 4),
             **self.counts,
+            "backgrounds_drawn": self._left_alone.drawn,
+            "backgrounds_left_alone": self._left_alone.total,
             "other_class_unmet": self._other_class.unmet,
             "samples_per_s": round(self.steady_samples / self.steady_s, 2) if self.steady_s else 0.0,
             "bottleneck": verdict,

@@ -14,7 +14,7 @@ import torch
 from figureground.shards import MaskStore, Store
 from figureground.shards.cache import ShardCache
 
-from .arguments import as_place, check_kinds, check_samples, quarantine_place, warn_without_masks
+from .arguments import as_place, check_kinds, check_places, check_samples, quarantine_place, warn_without_masks
 from .assemble import Assembler
 from .augment import Augmenter
 from .backgrounds import Backgrounds, JoinedMasks
@@ -157,6 +157,7 @@ class Loader:
         threads = own_processors() if threads is None else as_integer("Loader: threads", threads, 1)
         window, max_pixels = as_integer("Loader: window", window, 1), as_integer("Loader: max_pixels", max_pixels, 1)
         masks_dir, textures_dir, quarantine = as_place(masks_dir), as_place(textures_dir), quarantine_place(quarantine)
+        check_places(recipe, masks, masks_dir, textures_dir)
         check_loading(recipe, format=format, masks=masks, batch_size=batch_size)
         self._rank_given = rank is not None
         rank, world_size = find_rank(rank, world_size)
@@ -367,8 +368,8 @@ class Loader:
         dict
             "seconds" by stage of the producer thread, "trainer_waited_s", "queue_full_s", "queue_depth" (finished batches that wait
             now), "batches", "samples", "samples_per_s" (without the first batch of each iteration), "replaced" (distinct
-            undecodable samples), "replaced_backgrounds" (those of the user's set), "other_class_unmet" (grounds that `other_class`
-            wanted of another class and that are not known to be), and "bottleneck", a sentence.
+            undecodable samples), "replaced_backgrounds" (those of the user's set), "backgrounds_drawn" (of views), of these
+            "backgrounds_left_alone" by their masks and "other_class_unmet" (not known to be of another class), and "bottleneck".
         """
         bad = self._quarantine
         depth = 0 if (running := self._current()) is None else running.waiting

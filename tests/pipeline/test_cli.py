@@ -96,7 +96,8 @@ def test_show_views_draws_and_describes(packed, tmp_path, capsys):
     ]
     assert cli.main(arguments) == 0
     out = capsys.readouterr().out
-    assert out.count("crop ") == 4
+    assert out.count(": crop ") == 4
+    assert len(re.findall(r", negative: (the query, its|no figure in the) ", out)) == 2
     assert "background swap from sample" in out
     first = np.asarray(Image.open(sheet))
     assert first.shape[1] > 700
