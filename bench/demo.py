@@ -18,6 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from figureground.bench.given import folder_to_write, in_one_sentence
 from figureground.bench.photos import write_photos
 from figureground.kernels.guard import inspect_bytes
 from figureground.pipeline import Loader, recipes
@@ -178,13 +179,14 @@ def _technique_groups(shards: str, samples: list[int], count: int, device: str) 
     return found
 
 
+@in_one_sentence
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and run the demo; returns the exit code."""
     parser = argparse.ArgumentParser(
         "python -m figureground.bench demo", description=__doc__.splitlines()[0] if __doc__ else ""
     )
     parser.add_argument("--images", help="folder of your own images (default: photographs of scikit-image)")
-    parser.add_argument("--out", type=Path, default=Path("demo"))
+    parser.add_argument("--out", type=folder_to_write, default=Path("demo"))
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--rows", type=int, default=10, help="rows of the contact sheet (default: 10)")

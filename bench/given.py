@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import io
 import sys
@@ -16,6 +17,7 @@ import numpy as np
 
 from figureground.kernels.guard import OK, inspect_images
 from figureground.pipeline.device import make_device
+from figureground.pipeline.outputs import new_file, new_folder
 from figureground.pipeline.quarantine import ErrorBudgetExceeded
 from figureground.shards import MaskStore, Store
 from figureground.shards.errors import ShardError
@@ -48,6 +50,23 @@ class Given:
     """How fast the chosen files came from where they lie, one by one; None if nothing was cut out."""
 
 
+def file_to_write(text: str) -> Path:
+    """Argument of a parser: a file, looked at before anything is measured; see `new_file`."""
+    return _place(new_file, text)
+
+
+def folder_to_write(text: str) -> Path:
+    """Argument of a parser: a folder, likewise; see `new_folder`."""
+    return _place(new_folder, text)
+
+
+def _place(look: Callable[[str], Path], text: str) -> Path:
+    try:
+        return look(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def in_one_sentence(main: Callable[_P, int]) -> Callable[_P, int]:
     """Let a verb's `main` end with a sentence and exit code 2 where what was given cannot be used."""
 
@@ -58,8 +77,29 @@ def in_one_sentence(main: Callable[_P, int]) -> Callable[_P, int]:
         except (Unfit, ShardError, ErrorBudgetExceeded) as error:
             print(f"{main.__module__.rpartition('.')[2]}: {error}", file=sys.stderr)
             return 2
+        except OSError as error:
+            if error.filename is None:
+                raise
+            where = main.__module__.rpartition(".")[2]
+            print(f"{where}: {error.filename} cannot be read or written: {error.strerror}", file=sys.stderr)
+            return 2
 
     return wrapped
+
+
+def check_counts(*given: Any) -> None:
+    """Raise Unfit unless each of some arguments, name and value in turn, is at least 1.
+
+    Examples
+    --------
+    >>> check_counts("--rounds", 3, "--size", 0)
+    Traceback (most recent call last):
+    ...
+    figureground.bench.given.Unfit: --size must be at least 1, got 0
+    """
+    for name, value in zip(given[::2], given[1::2], strict=True):
+        if value < 1:
+            raise Unfit(f"{name} must be at least 1, got {value}")
 
 
 def check_device(name: str) -> None:

@@ -18,11 +18,11 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from figureground.bench.given import file_to_write
 from figureground.bench.harness import Timing, print_table, write_json
 from figureground.bench.photos import write_photos
 from figureground.kernels.arrays import Ragged
@@ -189,7 +189,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=112, metavar="PX")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N")
     parser.add_argument("--threads", type=int, default=own_processors(), metavar="N")
-    parser.add_argument("--json", type=Path, metavar="PATH")
+    parser.add_argument("--json", type=file_to_write, metavar="PATH")
     return parser.parse_args(argv)
 
 

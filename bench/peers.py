@@ -20,7 +20,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ import numpy as np
 from figureground.bench import peers_libraries as libraries
 from figureground.bench.dali_views import DaliOperators
 from figureground.bench.equal_work import BOUNDS, ENOUGH, check
-from figureground.bench.given import check_files, in_one_sentence, take_shards
+from figureground.bench.given import check_files, file_to_write, in_one_sentence, take_shards
 from figureground.bench.harness import Timing, measure, print_table, write_json
 from figureground.bench.peers_hand import SIZE, SWAP_P, Batches, OpenCV, WebDatasetPIL
 from figureground.bench.workload import default_shards
@@ -225,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--repeat", type=int, default=8, help="cuda: each made shard this many times, for long epochs")
     parser.add_argument("--dtype", choices=("float32", "float16"), default="float16", help="cuda: of the views")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=file_to_write)
     args = parser.parse_args(argv)
     for name in ("images", "batch_size", "threads", "rounds", "repeat"):
         value = getattr(args, name)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from figureground.bench.charts import Bar, bar_chart, line_chart, table
+from figureground.bench.given import file_to_write
 from figureground.bench.report_runs import experiment_section, soak_section
 from figureground.bench.report_sections import (
     peers_cuda_section,
@@ -325,7 +326,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Read the documents, write the page; returns the exit code."""
     parser = argparse.ArgumentParser("python -m figureground.bench report")
     parser.add_argument("results", nargs="+", type=Path, metavar="RESULT.json")
-    parser.add_argument("--out", type=Path, default=Path("bench/report.html"))
+    parser.add_argument("--out", type=file_to_write, default=Path("bench/report.html"))
     args = parser.parse_args(argv)
     try:
         documents: dict[str, Document] = {}

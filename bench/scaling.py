@@ -12,12 +12,11 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from figureground.bench.given import check_device, in_one_sentence, say_masks, take_shards
+from figureground.bench.given import check_device, file_to_write, in_one_sentence, say_masks, take_shards
 from figureground.bench.harness import Timing, measure, print_table, write_json
 from figureground.bench.workload import default_shards, repeat_shards
 from figureground.pipeline import Loader, recipes
@@ -116,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, help="default: 64, on a GPU 256")
     parser.add_argument("--threads", type=int, default=cores)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=file_to_write)
     args = parser.parse_args(argv)
     if args.batch_size is None:
         args.batch_size = 64 if args.device == "cpu" else 256

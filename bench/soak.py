@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from figureground.bench.given import file_to_write
 from figureground.bench.harness import write_json
 from figureground.bench.photos import write_photos
 from figureground.pipeline import Loader, recipes
@@ -147,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batches", type=int, default=0)
     parser.add_argument("--cycles", type=int, default=0)
     parser.add_argument("--signals", type=int, default=0)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=file_to_write)
     args = parser.parse_args(argv)
     asked = {name: getattr(args, name) for name in ("batches", "cycles", "signals")}
     if min(asked.values()) < 0 or not any(asked.values()):

@@ -17,12 +17,20 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from figureground.bench.given import Given, check_device, in_one_sentence, say_masks, take_shards
+from figureground.bench.given import (
+    Given,
+    Unfit,
+    check_counts,
+    check_device,
+    file_to_write,
+    in_one_sentence,
+    say_masks,
+    take_shards,
+)
 from figureground.bench.harness import Timing, measure, print_table, write_json
 from figureground.bench.kernels import copy_bandwidth, time_cpu
 from figureground.bench.stages import Case, add_floor, mask_decoding, stage_cases
@@ -203,15 +211,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--step-kind", choices=("sleep", "busy"), help="busy: the step computes (default on a GPU, where it shares it)"
     )
     parser.add_argument("--seconds", type=float, default=3.0, help="for each of --steps")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=file_to_write)
     args = parser.parse_args(argv)
     if args.batch_size is None:
         args.batch_size = 64 if args.device == "cpu" else 256
-    bad = [name for name in ("batch_size", "threads", "rounds", "images") if getattr(args, name) < 1]
-    if bad or args.seconds <= 0 or any(step <= 0 for step in args.steps):
-        rule = "--batch-size, --threads, --rounds and --images must be at least 1, --seconds and --steps more than 0"
-        print(f"throughput: {rule}, got {vars(args)}", file=sys.stderr)
-        return 2
+    check_counts(
+        "--batch-size", args.batch_size, "--threads", args.threads, "--rounds", args.rounds, "--images", args.images
+    )
+    for name, value in (("--seconds", args.seconds), *(("--steps", step) for step in args.steps)):
+        if not value > 0:
+            raise Unfit(f"{name} must be more than 0, got {value}")
     with tempfile.TemporaryDirectory() as folder:
         if args.shards is None:
             check_device(args.device)

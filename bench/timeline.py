@@ -21,7 +21,7 @@ from typing import Any
 from unittest import mock
 
 from figureground.bench.charts import lanes
-from figureground.bench.given import check_device, in_one_sentence, say_masks, take_shards
+from figureground.bench.given import check_device, file_to_write, in_one_sentence, say_masks, take_shards
 from figureground.bench.harness import print_table, write_json
 from figureground.bench.style import STYLE
 from figureground.bench.workload import default_shards
@@ -236,8 +236,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=own_processors())
     parser.add_argument("--batches", type=int, default=6)
     parser.add_argument("--step", type=float, default=30, help="the trainer's [ms]")
-    parser.add_argument("--out", type=Path, default=Path("timeline.svg"))
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--out", type=file_to_write, default=Path("timeline.svg"))
+    parser.add_argument("--json", type=file_to_write)
     args = parser.parse_args(argv)
     if min(args.batch_size, args.threads, args.batches) < 1 or args.step < 0:
         print(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import inspect
 import io
 import os
 import runpy
@@ -66,7 +67,14 @@ def named_recipe(name: str) -> Recipe:
             + (f"; did you mean {near[0]}?" if near else "")
         )
     made = runpy.run_path(path, run_name="figureground_recipe").get(attribute)
-    made = made() if callable(made) else made
+    if callable(made):
+        try:
+            inspect.signature(made).bind()
+        except TypeError as error:
+            raise ValueError(
+                f"--recipe: {attribute} of {path} must take no arguments, got a function with some ({error})"
+            ) from error
+        made = made()
     if not isinstance(made, Recipe):
         raise ValueError(
             f"--recipe: {attribute} of {path} must be a Recipe, or a function that returns one, got {type(made).__name__}"
@@ -246,7 +254,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to flush at the end
         return 1
     except OSError as error:
-        print(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error, file=sys.stderr)
+        known = error.filename and error.strerror
+        words = f"{error.filename}: cannot be read or written ({error.strerror}); check the path, or choose another"
+        print(words if known else error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

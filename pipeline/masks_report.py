@@ -32,6 +32,7 @@ from figureground.shards.urls import is_url, shown
 from .masks_estimate import EstimateMasks, Estimator
 from .masks_work import EMPTY_BELOW, FULL_ABOVE, mean_share, resize_mask
 from .methods import check_method, label_method
+from .outputs import new_file
 from .processors import own_processors
 
 _SIDE = 56
@@ -163,6 +164,10 @@ def write_page(
     RuntimeError
         If the device is not there.
     """
+    try:
+        path = os.fspath(new_file(out))
+    except ValueError as error:
+        raise ValueError(f"write_page: out {error}") from error
     if limit < 1:
         raise ValueError(f"write_page: limit must be at least 1, got {limit}")
     with Store(shards, cache=cache) as store, MaskStore(store, masks_dir, cache=cache) as masks:
@@ -187,7 +192,6 @@ def write_page(
         }
         total = len(store)
     page = _fill(document)
-    path = os.fspath(out)
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     with publish(path) as file:
         file.write(page)
