@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from figureground.bench.given import check_device, file_to_write, in_one_sentence
+from figureground.bench.given import check_counts, check_device, file_to_write, in_one_sentence
 from figureground.bench.harness import print_table, write_json
 from figureground.bench.techniques import make_case
 from figureground.kernels.arrays import Ragged
@@ -233,6 +233,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--json", type=file_to_write)
     args = parser.parse_args(argv)
+    check_counts("--views", 1 if args.views is None else args.views, "--repeats", args.repeats)
     check_device(args.device)
     if args.device == "cuda":
         import cupy as xp

@@ -25,7 +25,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from figureground.bench.given import file_to_write, in_one_sentence
+from figureground.bench.given import check_counts, file_to_write, in_one_sentence
 from figureground.bench.harness import print_table, write_json
 from figureground.bench.throughput import default_shards
 from figureground.kernels.arrays import Ragged
@@ -251,6 +251,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batches", type=int, default=40)
     parser.add_argument("--json", type=file_to_write)
     args = parser.parse_args(argv)
+    check_counts("--batch-size", args.batch_size, "--batches", args.batches)
     with tempfile.TemporaryDirectory() as folder:
         document = measure_python(args.shards or default_shards(folder), args.batch_size, args.batches)
     total = document["python_ms"]

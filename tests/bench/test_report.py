@@ -356,5 +356,6 @@ def test_a_page_that_cannot_be_written(tmp_path, capsys):
     (tmp_path / "a.json").write_text(json.dumps(SOAK))
     (tmp_path / "file").touch()
     for place in (tmp_path, tmp_path / "file" / "page.html"):
-        assert report.main([str(tmp_path / "a.json"), "--out", str(place)]) == 2
-        assert "report: " in capsys.readouterr().err
+        with pytest.raises(SystemExit):
+            report.main([str(tmp_path / "a.json"), "--out", str(place)])
+        assert f"report: error: argument --out: {place} " in capsys.readouterr().err
