@@ -48,7 +48,8 @@ def new_folder(path: str | os.PathLike[str]) -> Path:
     while not there.exists() and there != there.parent:
         there = there.parent
     if not there.is_dir():
-        raise ValueError(f"{place} cannot be made: {there} is no folder; choose another place")
+        what = "is no folder" if there == place else f"cannot be made, {there} is no folder"
+        raise ValueError(f"{place} {what}; choose another place")
     if not os.access(there, os.W_OK):
         raise ValueError(f"{place} cannot be written: {there} takes no files; choose another place")
     return place
