@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import io
+import json
 import sys
 import tarfile
 import time
@@ -100,6 +101,25 @@ def check_counts(*given: Any) -> None:
     for name, value in zip(given[::2], given[1::2], strict=True):
         if value < 1:
             raise Unfit(f"{name} must be at least 1, got {value}")
+
+
+def read_classes(path: str | None) -> list[int] | None:
+    """Read the class of each output of a model; None without a path.
+
+    Raises
+    ------
+    Unfit
+        If the file cannot be read or is no JSON list of whole numbers.
+    """
+    if path is None:
+        return None
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Unfit(f"--classes must be a JSON file, got {path} ({error})") from error
+    if not isinstance(found, list) or not all(type(number) is int for number in found):
+        raise Unfit(f"--classes must be a JSON list of whole numbers, one for each output, got {str(found)[:60]}")
+    return found
 
 
 def check_device(name: str) -> None:

@@ -19,7 +19,6 @@ diminishes semantics).
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from figureground.bench.bggap import PROBES, fit_probe
-from figureground.bench.given import file_to_write
+from figureground.bench.given import check_counts, file_to_write, read_classes
 from figureground.bench.harness import print_table, write_json
 from figureground.bench.invariance_sets import Objects, read_objects
 from figureground.bench.models import Model, add_model_arguments, chosen_model, classes_of, run_model
@@ -176,7 +175,8 @@ def main(argv: list[str]) -> int:
     """Run the command; returns its exit code."""
     args = _parse(argv)
     try:
-        classes = None if args.classes is None else json.loads(Path(args.classes).read_text())
+        check_counts("--batch-size", args.batch_size, "--k", args.k)
+        classes = read_classes(args.classes)
         grids, windows = _numbers("--grids", args.grids, int), _numbers("--windows", args.windows, float)
         model = chosen_model(args)
         objects = read_objects(args.shards, size=args.size, limit=args.images, need_masks=False)

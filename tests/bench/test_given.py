@@ -206,3 +206,31 @@ def test_an_error_of_the_system_is_a_sentence(tmp_path, capsys):
     assert f"{tmp_path}/file/x cannot be read or written: Not a directory" in capsys.readouterr().err
     with pytest.raises(OSError, match="of something else"):
         other()
+
+
+@pytest.mark.parametrize("verb", ["bggap", "probes"])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--batch-size", "0"], "--batch-size must be at least 1, got 0"),
+        (["--k", "0"], "--k must be at least 1, got 0"),
+        (["--classes", "nowhere.json"], "--classes must be a JSON file, got nowhere.json"),
+        (["--classes", "text.json"], "--classes must be a JSON file, got text.json"),
+        (["--classes", "table.json"], "--classes must be a JSON list of whole numbers, one for each output, got {'a': 1}"),
+        (["--classes", "flags.json"], "--classes must be a JSON list of whole numbers, one for each output, got [True]"),
+    ],
+)
+def test_what_evaluations_are_given(tmp_path, monkeypatch, capsys, verb, words, message):
+    monkeypatch.chdir(tmp_path)
+    for name, text in (("text", "hello"), ("table", '{"a": 1}'), ("flags", "[true]")):
+        (tmp_path / f"{name}.json").write_text(text)
+    shards = ["--sets", "sets"] if verb == "bggap" else ["sets"]
+    assert bench_main([verb, *shards, "--model", "model.py:model", *words]) == 2
+    assert f"{verb}: {message}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "message"), [(["--rows", "0"], "--rows must"), (["--device", "tpu"], "got 'tpu'")])
+def test_the_demo_looks_at_its_numbers_first(tmp_path, capsys, words, message):
+    assert bench_main(["demo", "--out", str(tmp_path / "demo"), *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()
