@@ -21,6 +21,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from figureground.bench.given import check_counts, file_to_write, read_classes
 from figureground.bench.harness import print_table, write_json
 from figureground.bench.linear_probe import LinearProbe
 from figureground.bench.models import Model, add_model_arguments, chosen_model, classes_of, run_model
@@ -275,8 +276,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--k", type=int, default=20, help="neighbours of the probe (default: 20)")
     parser.add_argument("--classes", metavar="JSON", help="list of the class of each output; -1: none of the sets'")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--json", metavar="PATH", help="write the result with the machine it was measured on")
-    parser.add_argument("--plot", metavar="PNG", help="write a bar chart")
+    parser.add_argument("--json", type=file_to_write, metavar="PATH", help="write the result with the machine it was measured on")
+    parser.add_argument("--plot", type=file_to_write, metavar="PNG", help="write a bar chart")
     return parser.parse_args(argv)
 
 
@@ -284,7 +285,8 @@ def main(argv: list[str]) -> int:
     """Run the command; returns its exit code."""
     args = _parse(argv)
     try:
-        classes = None if args.classes is None else json.loads(Path(args.classes).read_text())
+        check_counts("--batch-size", args.batch_size, "--k", args.k)
+        classes = read_classes(args.classes)
         model = chosen_model(args)
         result = measure_bggap(
             args.sets, model, probe=args.probe, k=args.k, classes=classes, device=args.device, batch_size=args.batch_size

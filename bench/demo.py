@@ -18,6 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from figureground.bench.given import check_counts, check_device, folder_to_write, in_one_sentence
 from figureground.bench.photos import write_photos
 from figureground.kernels.guard import inspect_bytes
 from figureground.pipeline import Loader, recipes
@@ -178,17 +179,20 @@ def _technique_groups(shards: str, samples: list[int], count: int, device: str) 
     return found
 
 
+@in_one_sentence
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and run the demo; returns the exit code."""
     parser = argparse.ArgumentParser(
         "python -m figureground.bench demo", description=__doc__.splitlines()[0] if __doc__ else ""
     )
     parser.add_argument("--images", help="folder of your own images (default: photographs of scikit-image)")
-    parser.add_argument("--out", type=Path, default=Path("demo"))
+    parser.add_argument("--out", type=folder_to_write, default=Path("demo"))
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--rows", type=int, default=10, help="rows of the contact sheet (default: 10)")
     args = parser.parse_args(argv)
+    check_counts("--batch-size", args.batch_size, "--rows", args.rows)
+    check_device(args.device)
     print(f"figureground demo on the {'CPU' if args.device == 'cpu' else 'GPU (' + args.device + ')'}")
     try:
         path = run_demo(args.images, args.out, device=args.device, batch_size=args.batch_size, rows=args.rows)

@@ -31,6 +31,7 @@ import torch
 from figureground.bench.experiment_learn import Arm
 from figureground.bench.experiment_report import draw_results, pool_masks, print_results, summarize
 from figureground.bench.experiment_run import Settings, Workspace, list_arms, measure_steps, open_workspace, run_arm
+from figureground.bench.given import file_to_write, folder_to_write, in_one_sentence
 from figureground.bench.harness import write_json
 from figureground.shards import ShardError
 from figureground.shards.files import publish
@@ -254,7 +255,7 @@ def _parse(argv: list[str]) -> tuple[Settings, argparse.Namespace]:
         metavar="DIR",
         help=f"without --images: folder of {_FIGURES} and {_SCENES} (default: {_DATA}, if there)",
     )
-    add("--out", type=Path, default=Path("experiment"), metavar="DIR", help="results (default: experiment)")
+    add("--out", type=folder_to_write, default=Path("experiment"), metavar="DIR", help="results (default: experiment)")
     add("--device", default=base.device, help="cpu, cuda or cuda:N (default: cpu)")
     add("--classes", type=int, default=base.classes)
     add("--per-class", type=int, default=base.per_class, help=f"figures of a class (default: {base.per_class})")
@@ -268,7 +269,7 @@ def _parse(argv: list[str]) -> tuple[Settings, argparse.Namespace]:
     add("--threads", type=int, default=base.threads, help=f"of torch on the CPU (default: {base.threads})")
     add("--arms", nargs="+", default=(), metavar="KEY", help="only these arms, by the keys of the table")
     add("--steps", type=int, help="steps of each arm and seed (default: as many as fit the minutes)")
-    add("--json", metavar="PATH", help="default: OUT/experiment.json")
+    add("--json", type=file_to_write, metavar="PATH", help="default: OUT/experiment.json")
     args = parser.parse_args(argv)
     if not args.images:
         _take_data(args)
@@ -283,6 +284,7 @@ def _take_data(args: argparse.Namespace) -> None:
         args.images, args.scenes = (str(folder / _FIGURES),), args.scenes or str(folder / _SCENES)
 
 
+@in_one_sentence
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit code."""
     settings, args = _parse(argv)

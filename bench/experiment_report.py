@@ -116,17 +116,23 @@ def _with_error(mean: float | None, error: float | None, sign: str = "") -> str:
     return f"{round(mean, 1) + 0.0:{sign}.1f}" + ("" if error is None else f" ± {error:.1f}")
 
 
-def print_results(result: Mapping[str, Any]) -> None:
-    """Print the data's facts, accuracies (linear, then k-NN) with standard errors, differences to the baseline, times."""
+def facts_sentence(result: Mapping[str, Any]) -> str:
+    """Say what was trained on, and how long."""
     facts = result["data"][0]
-    chance = 100 / len(facts["figures"])
-    print(
+    return (
         f"{facts['source']}: {len(facts['figures'])} classes of {facts['figures'][0]} figures; own scene: training "
         f"{100 * facts['own_scene_share']['train']:.0f} %, swapped {100 * facts['own_scene_share']['swapped']:.0f} %; masks' "
         f"IoU: unsupervised {facts['mask_iou']['unsupervised']:.2f}, wrong {facts['mask_iou']['wrong']:.2f}\n"
         f"{result['steps']} steps of {result['settings']['batch_size']} images for each arm, "
-        f"{result['settings']['seeds']} seeds, {result['seconds_of_arms']:.0f} s for the arms; chance {chance:.1f} %"
+        f"{result['settings']['seeds']} seeds, {result['seconds_of_arms']:.0f} s for the arms; "
+        f"chance {100 / len(facts['figures']):.1f} %"
     )
+
+
+def result_tables(result: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the tables of an experiment by title: accuracies (linear, then k-NN) with standard errors, differences to the
+    baseline, and these pooled by masks; what was not run has no table.
+    """
     rows, changes = {}, {}
     for key, row in result["summary"].items():
         scores = row["scores"]
@@ -139,21 +145,37 @@ def print_results(result: Mapping[str, Any]) -> None:
                 for head, name in _COLUMNS.items()
             }
             changes[key]["step ratio"] = row["step_ratio"] or ""
-    print_table(rows, title="linear and k-NN accuracy [%], mean ± standard error over seeds")
-    if changes:
-        print()
-        print_table(changes, title="difference to the baseline of the same seed [% points]")
-        pooled = {
-            kind: {head: _with_error(row[name]["mean"], row[name]["se"], "+") for head, name in _COLUMNS.items()}
-            for kind, row in result["pooled"].items()
-        }
-        if pooled:
-            print()
-            print_table(pooled, title="the same, mean of the arms that were run with all masks, by masks")
-        print(_on_chance(result["settings"]["seeds"], len(_COLUMNS) * len(changes)))
+    pooled = {
+        kind: {head: _with_error(row[name]["mean"], row[name]["se"], "+") for head, name in _COLUMNS.items()}
+        for kind, row in result["pooled"].items()
+    }
+    tables = {
+        "linear and k-NN accuracy [%], mean ± standard error over seeds": rows,
+        "difference to the baseline of the same seed [% points]": changes,
+        "the same, mean of the arms that were run with all masks, by masks": pooled if changes else {},
+    }
+    return {title: table for title, table in tables.items() if table}
+
+
+def closing_lines(result: Mapping[str, Any]) -> list[str]:
+    """Say how much of the differences chance alone could do, and what a step without augmentation takes."""
+    changed = sum(row["scores"]["linear/swapped"]["difference"] is not None for row in result["summary"].values())
+    lines = [_on_chance(result["settings"]["seeds"], len(_COLUMNS) * changed)] if changed else []
     plain = {key: value for key, value in result["measured"].items() if key.endswith("plain")}
     for key, value in plain.items():
-        print(f"{key} (no augmentation): {value['step_ms']:.1f} ms a step, {value['cpu_ms']:.1f} ms CPU")
+        lines.append(f"{key} (no augmentation): {value['step_ms']:.1f} ms a step, {value['cpu_ms']:.1f} ms CPU")
+    return lines
+
+
+def print_results(result: Mapping[str, Any]) -> None:
+    """Print the data's facts, the tables, and what to make of them."""
+    print(facts_sentence(result))
+    for number, (title, rows) in enumerate(result_tables(result).items()):
+        if number:
+            print()
+        print_table(rows, title=title)
+    for line in closing_lines(result):
+        print(line)
 
 
 def _on_chance(seeds: int, count: int) -> str:

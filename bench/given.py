@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import io
+import json
 import sys
 import tarfile
 import time
@@ -16,6 +18,7 @@ import numpy as np
 
 from figureground.kernels.guard import OK, inspect_images
 from figureground.pipeline.device import make_device
+from figureground.pipeline.outputs import new_file, new_folder
 from figureground.pipeline.quarantine import ErrorBudgetExceeded
 from figureground.shards import MaskStore, Store
 from figureground.shards.errors import ShardError
@@ -48,6 +51,23 @@ class Given:
     """How fast the chosen files came from where they lie, one by one; None if nothing was cut out."""
 
 
+def file_to_write(text: str) -> Path:
+    """Argument of a parser: a file, looked at before anything is measured; see `new_file`."""
+    return _place(new_file, text)
+
+
+def folder_to_write(text: str) -> Path:
+    """Argument of a parser: a folder, likewise; see `new_folder`."""
+    return _place(new_folder, text)
+
+
+def _place(look: Callable[[str], Path], text: str) -> Path:
+    try:
+        return look(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def in_one_sentence(main: Callable[_P, int]) -> Callable[_P, int]:
     """Let a verb's `main` end with a sentence and exit code 2 where what was given cannot be used."""
 
@@ -58,8 +78,48 @@ def in_one_sentence(main: Callable[_P, int]) -> Callable[_P, int]:
         except (Unfit, ShardError, ErrorBudgetExceeded) as error:
             print(f"{main.__module__.rpartition('.')[2]}: {error}", file=sys.stderr)
             return 2
+        except OSError as error:
+            if error.filename is None:
+                raise
+            where = main.__module__.rpartition(".")[2]
+            print(f"{where}: {error.filename} cannot be read or written: {error.strerror}", file=sys.stderr)
+            return 2
 
     return wrapped
+
+
+def check_counts(*given: Any) -> None:
+    """Raise Unfit unless each of some arguments, name and value in turn, is at least 1.
+
+    Examples
+    --------
+    >>> check_counts("--rounds", 3, "--size", 0)
+    Traceback (most recent call last):
+    ...
+    figureground.bench.given.Unfit: --size must be at least 1, got 0
+    """
+    for name, value in zip(given[::2], given[1::2], strict=True):
+        if value < 1:
+            raise Unfit(f"{name} must be at least 1, got {value}")
+
+
+def read_classes(path: str | None) -> list[int] | None:
+    """Read the class of each output of a model; None without a path.
+
+    Raises
+    ------
+    Unfit
+        If the file cannot be read or is no JSON list of whole numbers.
+    """
+    if path is None:
+        return None
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Unfit(f"--classes must be a JSON file, got {path} ({error})") from error
+    if not isinstance(found, list) or not all(type(number) is int for number in found):
+        raise Unfit(f"--classes must be a JSON list of whole numbers, one for each output, got {str(found)[:60]}")
+    return found
 
 
 def check_device(name: str) -> None:

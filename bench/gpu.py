@@ -23,8 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from figureground.bench.given import folder_to_write, in_one_sentence
 from figureground.bench.harness import print_table, write_json
 from figureground.bench.workload import default_shards, repeat_shards
+from figureground.pipeline.processors import own_processors
 
 _TAIL = 12
 _PHOTOS, _REPEAT = 2048, 4
@@ -55,7 +57,7 @@ def make_parts(out: Path, root: Path, shards: str, device: str, batch_size: int)
     kind = "cpu" if device == "cpu" else "cuda"
     test: tuple[str, ...] = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "--device", kind, "-m", "gpu")
     test += (f"--rootdir={root}", "-c", str(root / "pyproject.toml"))
-    threads = str(len(os.sched_getaffinity(0)))
+    threads = str(own_processors())
     given = ("--shards", shards, "--batch-size", str(batch_size), "--threads", threads)
 
     def bench(verb: str, *options: str) -> Part:
@@ -122,10 +124,11 @@ def run_parts(parts: Mapping[str, Part], out: Path, minutes: float) -> dict[str,
     return found
 
 
+@in_one_sentence
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the parts, print the table; 1 if a part failed or was too slow (or was asked for by name and left out), else 0."""
     parser = argparse.ArgumentParser("python -m figureground.bench gpu")
-    parser.add_argument("--out", type=Path, default=Path("build/gpu"))
+    parser.add_argument("--out", type=folder_to_write, default=Path("build/gpu"))
     parser.add_argument("--shards", help="pattern of shards with mask sidecars (default: made of photographs)")
     parser.add_argument("--device", default="cuda", help="cpu: to try the script itself")
     parser.add_argument("--batch-size", type=int, default=256)

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from figureground.bench.given import file_to_write
 from figureground.bench.harness import print_table, write_json
 from figureground.bench.invariance_sets import KINDS, make_sets, read_objects, read_sets
 from figureground.bench.models import add_model_arguments, chosen_model, run_model
@@ -176,7 +177,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=96, metavar="PX", help="side of the images (default: 96)")
     parser.add_argument("--top", type=int, nargs="+", default=[10, 25], metavar="K")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", metavar="PATH", help="write the result with the machine it was measured on")
+    parser.add_argument("--json", type=file_to_write, metavar="PATH", help="write the result with the machine it was measured on")
     return parser.parse_args(argv)
 
 

@@ -15,12 +15,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from figureground.bench.given import check_device, in_one_sentence
+from figureground.bench.given import check_counts, check_device, file_to_write, in_one_sentence
 from figureground.bench.harness import print_table, write_json
 from figureground.bench.techniques import make_case
 from figureground.kernels.arrays import Ragged
@@ -232,8 +231,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--views", type=int, help="views a call (default: 8 on the CPU, 256 on a GPU)")
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=file_to_write)
     args = parser.parse_args(argv)
+    check_counts("--views", 1 if args.views is None else args.views, "--repeats", args.repeats)
     check_device(args.device)
     if args.device == "cuda":
         import cupy as xp

@@ -13,17 +13,16 @@ saliency, after decode) costs at most 1 ms of CPU time an image with the default
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from figureground.bench.given import file_to_write
 from figureground.bench.harness import Timing, print_table, write_json
 from figureground.bench.photos import write_photos
 from figureground.kernels.arrays import Ragged
@@ -33,6 +32,7 @@ from figureground.pipeline.decode import Decoder
 from figureground.pipeline.masks_job import make_masks
 from figureground.pipeline.masks_work import mean_share
 from figureground.pipeline.methods import resolve_method
+from figureground.pipeline.processors import own_processors
 from figureground.shards import Store
 from figureground.shards.masks import MaskWriter, encode_mask
 from figureground.shards.writer import pack
@@ -188,8 +188,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--method", default="fused", metavar="NAME")
     parser.add_argument("--size", type=int, default=112, metavar="PX")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), metavar="N")
-    parser.add_argument("--json", type=Path, metavar="PATH")
+    parser.add_argument("--threads", type=int, default=own_processors(), metavar="N")
+    parser.add_argument("--json", type=file_to_write, metavar="PATH")
     return parser.parse_args(argv)
 
 

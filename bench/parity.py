@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from figureground.bench.given import file_to_write
 from figureground.bench.harness import write_json
 from figureground.bench.parity_draws import DRAWN, LEAST_P, compare_draws, draw_table
 from figureground.bench.parity_reference import PillowReference, make_view, references
@@ -280,7 +281,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=Path, help="folder of images (default: scikit-image's photographs)")
     parser.add_argument("--count", type=int, default=20, help="images to compare")
     parser.add_argument("--draws", type=int, default=20_000, help="draws of each sampler")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=file_to_write)
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         if args.images is None:

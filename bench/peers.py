@@ -16,12 +16,10 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,12 +27,13 @@ import numpy as np
 from figureground.bench import peers_libraries as libraries
 from figureground.bench.dali_views import DaliOperators
 from figureground.bench.equal_work import BOUNDS, ENOUGH, check
-from figureground.bench.given import check_files, in_one_sentence, take_shards
+from figureground.bench.given import check_files, file_to_write, in_one_sentence, take_shards
 from figureground.bench.harness import Timing, measure, print_table, write_json
 from figureground.bench.peers_hand import SIZE, SWAP_P, Batches, OpenCV, WebDatasetPIL
 from figureground.bench.workload import default_shards
 from figureground.pipeline import Loader, recipes
 from figureground.pipeline.decode import Decoder
+from figureground.pipeline.processors import own_processors
 from figureground.pipeline.recipe import Recipe
 from figureground.shards import Store
 
@@ -221,11 +220,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="photographs to make (cpu: 256, cuda: 2048); samples of --shards that are enough (512, 16384)",
     )
     parser.add_argument("--batch-size", type=int, help="default: 32 on the CPU, 256 on a GPU")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=own_processors())
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--repeat", type=int, default=8, help="cuda: each made shard this many times, for long epochs")
     parser.add_argument("--dtype", choices=("float32", "float16"), default="float16", help="cuda: of the views")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=file_to_write)
     args = parser.parse_args(argv)
     for name in ("images", "batch_size", "threads", "rounds", "repeat"):
         value = getattr(args, name)

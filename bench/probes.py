@@ -19,7 +19,6 @@ diminishes semantics).
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from figureground.bench.bggap import PROBES, fit_probe
+from figureground.bench.given import check_counts, file_to_write, read_classes
 from figureground.bench.harness import print_table, write_json
 from figureground.bench.invariance_sets import Objects, read_objects
 from figureground.bench.models import Model, add_model_arguments, chosen_model, classes_of, run_model
@@ -159,8 +159,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=224, metavar="PX", help="side of the images (default: 224)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--json", metavar="PATH", help="write the result with the machine it was measured on")
-    parser.add_argument("--plot", metavar="PNG", help="write a bar chart")
+    parser.add_argument("--json", type=file_to_write, metavar="PATH", help="write the result with the machine it was measured on")
+    parser.add_argument("--plot", type=file_to_write, metavar="PNG", help="write a bar chart")
     return parser.parse_args(argv)
 
 
@@ -175,7 +175,8 @@ def main(argv: list[str]) -> int:
     """Run the command; returns its exit code."""
     args = _parse(argv)
     try:
-        classes = None if args.classes is None else json.loads(Path(args.classes).read_text())
+        check_counts("--batch-size", args.batch_size, "--k", args.k)
+        classes = read_classes(args.classes)
         grids, windows = _numbers("--grids", args.grids, int), _numbers("--windows", args.windows, float)
         model = chosen_model(args)
         objects = read_objects(args.shards, size=args.size, limit=args.images, need_masks=False)

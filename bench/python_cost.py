@@ -19,14 +19,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
 
-from figureground.bench.given import in_one_sentence
+from figureground.bench.given import check_counts, file_to_write, in_one_sentence
 from figureground.bench.harness import print_table, write_json
 from figureground.bench.throughput import default_shards
 from figureground.kernels.arrays import Ragged
@@ -264,8 +263,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--shards", nargs="+", help="shards with mask sidecars (default: made of photographs)")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--batches", type=int, default=40)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=file_to_write)
     args = parser.parse_args(argv)
+    check_counts("--batch-size", args.batch_size, "--batches", args.batches)
     with tempfile.TemporaryDirectory() as folder:
         document = measure_python(args.shards or default_shards(folder), args.batch_size, args.batches)
     total = document["python_ms"]

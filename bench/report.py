@@ -2,9 +2,10 @@
 
     python -m figureground.bench report throughput.json peers.json kernels.json --out bench/report.html
 
-Takes what `throughput`, `scaling`, `peers`, `timeline`, `kernels`, `saliency`, `python_cost`, `startup` and `simulate` write with
-`--json`, any number of each; throughput documents that differ in batch size or threads also give a chart. No script, no image, no
-link: the page can be mailed. Every number of every document is in it, at the end as it was read.
+Takes what `throughput`, `scaling`, `techniques`, `peers`, `timeline`, `kernels`, `saliency`, `masks`, `python_cost`, `startup`,
+`simulate`, `experiment` and `soak` write with `--json`, any number of each; throughput documents that differ in batch size or
+threads also give a chart. No script, no image, no link: the page can be mailed. Every number of every document is in it, at the
+end as it was read.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from figureground.bench.charts import Bar, bar_chart, line_chart, table
+from figureground.bench.given import file_to_write
+from figureground.bench.report_runs import experiment_section, soak_section
 from figureground.bench.report_sections import (
     peers_cuda_section,
     peers_section,
@@ -248,8 +251,20 @@ SECTIONS: dict[str, tuple[str, Callable[[Document], str]]] = {
     "python_cost": ("Python's cost", python_section),
     "startup": ("Start-up", startup_section),
     "simulate": ("A cluster, predicted", simulate_section),
+    "experiment": ("A small experiment", experiment_section),
+    "soak": ("Long runs", soak_section),
 }
 """Title and section of a document by the key that tells its kind."""
+
+
+def _written(section: Callable[[Document], str], name: str, document: Document) -> str:
+    try:
+        return section(document)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(
+            f"make_page: {name} lacks what this version shows of it ({type(error).__name__}: {error}); measure again, or leave it "
+            f"out"
+        ) from error
 
 
 def make_page(documents: Mapping[str, Document]) -> str:
@@ -268,10 +283,12 @@ def make_page(documents: Mapping[str, Document]) -> str:
     Raises
     ------
     ValueError
-        If a document is of no known kind.
+        If a document is of no known kind, or lacks what its kind has.
     """
     kinds = {}
     for name, document in documents.items():
+        if not isinstance(document, Mapping):
+            raise ValueError(f"make_page: {name} must be an object as the benches write it, got a {type(document).__name__}")
         kind = next((key for key in SECTIONS if key in document), None)
         if kind is None:
             raise ValueError(
@@ -284,7 +301,7 @@ def make_page(documents: Mapping[str, Document]) -> str:
         for name in chosen:
             heading = title if len(chosen) == 1 else f"{title}: {name}"
             body.append(
-                f"<section><h2>{escape(heading)}</h2>{_where(documents[name])}{section(documents[name])}</section>"
+                f"<section><h2>{escape(heading)}</h2>{_where(documents[name])}{_written(section, name, documents[name])}</section>"
             )
         if kind == "epochs":
             body.append(scaling_section([documents[name] for name in chosen]))
@@ -309,19 +326,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Read the documents, write the page; returns the exit code."""
     parser = argparse.ArgumentParser("python -m figureground.bench report")
     parser.add_argument("results", nargs="+", type=Path, metavar="RESULT.json")
-    parser.add_argument("--out", type=Path, default=Path("bench/report.html"))
+    parser.add_argument("--out", type=file_to_write, default=Path("bench/report.html"))
     args = parser.parse_args(argv)
     try:
         documents: dict[str, Document] = {}
         for path in args.results:
             name = path.stem if path.stem not in documents else str(path)
-            documents[name] = json.loads(path.read_text(encoding="utf-8"))
+            try:
+                documents[name] = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise ValueError(f"{path} must be JSON that a bench wrote, got something else ({error})") from error
         page = make_page(documents)
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(page, encoding="utf-8")
     except (OSError, ValueError) as error:
         print(f"report: {error}", file=sys.stderr)
         return 2
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(page, encoding="utf-8")
     print(f"wrote {args.out}", file=sys.stderr)
     return 0
 

@@ -25,6 +25,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from figureground.bench.given import file_to_write
 from figureground.bench.harness import print_table, write_json
 from figureground.kernels.arrays import Ragged
 from figureground.kernels.render_rows import full_rows
@@ -237,8 +238,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--half", choices=("even", "odd"), help="every second image: tune on one half, report the other"
     )
-    parser.add_argument("--json", metavar="PATH", help="write the table with the machine it was measured on")
-    parser.add_argument("--picture", metavar="PATH", help="write the ten worst and ten best of the first method")
+    parser.add_argument("--json", type=file_to_write, metavar="PATH", help="write the table with the machine it was measured on")
+    parser.add_argument("--picture", type=file_to_write, metavar="PATH", help="write the ten worst and best of the first method")
     return parser.parse_args(argv)
 
 

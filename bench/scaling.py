@@ -9,19 +9,18 @@ MoCo-v2 with swaps at p = 0.2 and sidecar masks, whole epochs; one setting chang
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from figureground.bench.given import check_device, in_one_sentence, say_masks, take_shards
+from figureground.bench.given import check_device, file_to_write, in_one_sentence, say_masks, take_shards
 from figureground.bench.harness import Timing, measure, print_table, write_json
 from figureground.bench.workload import default_shards, repeat_shards
 from figureground.pipeline import Loader, recipes
+from figureground.pipeline.processors import own_processors
 
 BATCHES, PIXELS, CHANCES = (16, 32, 64, 128, 256, 512), (250, 500, 1000), (0.0, 0.1, 0.2, 0.5, 1.0)
 USUAL_PX, USUAL_P = 500, 0.2
@@ -104,7 +103,7 @@ def measure_axis(axis: str, points: Sequence[float], shards: Mapping[float, Any]
 @in_one_sentence
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print the tables, write the JSON; returns the exit code."""
-    cores = len(os.sched_getaffinity(0))
+    cores = own_processors()
     parser = argparse.ArgumentParser("python -m figureground.bench scaling")
     parser.add_argument("--shards", nargs="+", help="your shards (default: made, with masks); then no image sizes")
     parser.add_argument("--device", default="cpu")
@@ -116,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, help="default: 64, on a GPU 256")
     parser.add_argument("--threads", type=int, default=cores)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=file_to_write)
     args = parser.parse_args(argv)
     if args.batch_size is None:
         args.batch_size = 64 if args.device == "cpu" else 256

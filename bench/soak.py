@@ -19,12 +19,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from figureground.bench.given import file_to_write
 from figureground.bench.harness import write_json
 from figureground.bench.photos import write_photos
 from figureground.pipeline import Loader, recipes
@@ -132,7 +133,7 @@ def signals(shards: str, count: int) -> dict[str, Any]:
     return {"signals": count, "slowest_s": round(slowest, 2), "later_than_5_s": late, "orphans": orphans}
 
 
-def _grew(result: dict[str, Any]) -> bool:
+def grew(result: Mapping[str, Any]) -> bool:
     """Tell whether a result shows growth or something left behind."""
     if "signals" in result:
         return bool(result["later_than_5_s"] or result["orphans"])
@@ -147,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batches", type=int, default=0)
     parser.add_argument("--cycles", type=int, default=0)
     parser.add_argument("--signals", type=int, default=0)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=file_to_write)
     args = parser.parse_args(argv)
     asked = {name: getattr(args, name) for name in ("batches", "cycles", "signals")}
     if min(asked.values()) < 0 or not any(asked.values()):
@@ -164,8 +165,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             document["signals"] = signals(shards, args.signals)
     for name, result in document.items():
         print(f"{name}: {result}")
-    write_json(args.json, document)
-    bad = any(_grew(result) for result in document.values())
+    write_json(args.json, {"soak": document})
+    bad = any(grew(result) for result in document.values())
     return int(bad)
 
 

@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from figureground.bench.given import file_to_write
 from figureground.bench.harness import print_table, write_json
 from figureground.pipeline.order import Order
 from figureground.shards import MaskStore, Store
@@ -265,7 +266,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--samples", type=int, default=1000, help="a shard")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--index-samples", type=int, default=100_000_000, help="largest data set whose order is asked")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=file_to_write)
     args = parser.parse_args(argv)
     for name in ("shards", "samples", "batch_size", "index_samples"):
         if getattr(args, name) < 1:

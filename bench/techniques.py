@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from figureground.bench.given import check_counts, file_to_write, in_one_sentence
 from figureground.bench.harness import Timing, measure, print_table, write_json
 from figureground.bench.photos import write_photos
 from figureground.kernels.arrays import Ragged
@@ -149,14 +150,16 @@ def over_base(timings: dict[str, Timing]) -> dict[str, dict[str, float]]:
     return table
 
 
+@in_one_sentence
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print the table, write the JSON; returns the exit code."""
     parser = argparse.ArgumentParser("python -m figureground.bench techniques")
     parser.add_argument("--count", type=int, default=64, help="photographs")
     parser.add_argument("--size", type=int, default=224, help="side of the views [px]")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=file_to_write)
     args = parser.parse_args(argv)
+    check_counts("--count", args.count, "--size", args.size, "--rounds", args.rounds)
     with tempfile.TemporaryDirectory() as folder:
         write_photos(folder, count=args.count)
         paths = sorted(Path(folder).rglob("*.jpg"))

@@ -13,17 +13,24 @@ time's ratio within each.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from figureground.bench.given import Given, check_device, in_one_sentence, say_masks, take_shards
+from figureground.bench.given import (
+    Given,
+    Unfit,
+    check_counts,
+    check_device,
+    file_to_write,
+    in_one_sentence,
+    say_masks,
+    take_shards,
+)
 from figureground.bench.harness import Timing, measure, print_table, write_json
 from figureground.bench.kernels import copy_bandwidth, time_cpu
 from figureground.bench.stages import Case, add_floor, mask_decoding, stage_cases
@@ -31,6 +38,7 @@ from figureground.bench.stall import measure_stalls
 from figureground.bench.workload import default_shards, repeat_shards
 from figureground.pipeline import Loader, recipes
 from figureground.pipeline.decode import Decoder
+from figureground.pipeline.processors import own_processors
 from figureground.pipeline.recipe import Recipe
 from figureground.shards import MaskStore, Store
 
@@ -193,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=2048, help="samples of --shards that are enough")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch-size", type=int, help="default: 64, on a GPU 256")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all processors")
+    parser.add_argument("--threads", type=int, default=own_processors(), help="default: all processors")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-presets", action="store_true", help="leave the presets out")
     parser.add_argument(
@@ -203,15 +211,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--step-kind", choices=("sleep", "busy"), help="busy: the step computes (default on a GPU, where it shares it)"
     )
     parser.add_argument("--seconds", type=float, default=3.0, help="for each of --steps")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=file_to_write)
     args = parser.parse_args(argv)
     if args.batch_size is None:
         args.batch_size = 64 if args.device == "cpu" else 256
-    bad = [name for name in ("batch_size", "threads", "rounds", "images") if getattr(args, name) < 1]
-    if bad or args.seconds <= 0 or any(step <= 0 for step in args.steps):
-        rule = "--batch-size, --threads, --rounds and --images must be at least 1, --seconds and --steps more than 0"
-        print(f"throughput: {rule}, got {vars(args)}", file=sys.stderr)
-        return 2
+    check_counts(
+        "--batch-size", args.batch_size, "--threads", args.threads, "--rounds", args.rounds, "--images", args.images
+    )
+    for name, value in (("--seconds", args.seconds), *(("--steps", step) for step in args.steps)):
+        if not value > 0:
+            raise Unfit(f"{name} must be more than 0, got {value}")
     with tempfile.TemporaryDirectory() as folder:
         if args.shards is None:
             check_device(args.device)

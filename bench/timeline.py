@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 import tempfile
 import threading
@@ -22,7 +21,7 @@ from typing import Any
 from unittest import mock
 
 from figureground.bench.charts import lanes
-from figureground.bench.given import check_device, in_one_sentence, say_masks, take_shards
+from figureground.bench.given import check_device, file_to_write, in_one_sentence, say_masks, take_shards
 from figureground.bench.harness import print_table, write_json
 from figureground.bench.style import STYLE
 from figureground.bench.workload import default_shards
@@ -33,6 +32,7 @@ from figureground.pipeline.assemble import Assembler
 from figureground.pipeline.decode import Decoder
 from figureground.pipeline.device import CudaDevice, HostDevice
 from figureground.pipeline.engine import Engine
+from figureground.pipeline.processors import own_processors
 
 WAIT = "waits"
 PRODUCER, DECODER, TRAINER, STREAM = "producer", "DALI", "trainer", "GPU stream"
@@ -233,11 +233,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--shards", nargs="+", help="your shards (default: made of photographs, with masks)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=own_processors())
     parser.add_argument("--batches", type=int, default=6)
     parser.add_argument("--step", type=float, default=30, help="the trainer's [ms]")
-    parser.add_argument("--out", type=Path, default=Path("timeline.svg"))
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--out", type=file_to_write, default=Path("timeline.svg"))
+    parser.add_argument("--json", type=file_to_write)
     args = parser.parse_args(argv)
     if min(args.batch_size, args.threads, args.batches) < 1 or args.step < 0:
         print(

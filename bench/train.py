@@ -113,9 +113,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--size", type=int, default=96, help="side of the views [px] (default: 96)")
     args = parser.parse_args(argv)
-    recipe = recipes.moco_v2(args.size).with_background("swap", p=0.2)
-    with Loader(args.shards, recipe, batch_size=args.batch_size, device=args.device, format="moco") as loader:
-        losses = train(loader, args.steps, device=args.device)
+    try:
+        recipe = recipes.moco_v2(args.size).with_background("swap", p=0.2)
+        with Loader(args.shards, recipe, batch_size=args.batch_size, device=args.device, format="moco") as loader:
+            losses = train(loader, args.steps, device=args.device)
+    except (ValueError, RuntimeError) as error:  # ShardError too
+        print(f"train: {error}", file=sys.stderr)
+        return 2
+    if not losses:
+        print(f"train: --steps must be more than the 4 that fill the queue, got {args.steps}", file=sys.stderr)
+        return 2
     part = max(1, len(losses) // 5)
     first, last = sum(losses[:part]) / part, sum(losses[-part:]) / part
     print(f"mean loss of the first {part} steps {first:.4f}, of the last {part} steps {last:.4f}")

@@ -1,4 +1,4 @@
-"""What a loader is given: kinds of arguments, places looked at before training starts, states of earlier runs."""
+"""What a loader is given: kinds of arguments, places looked at before training starts."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from typing import Any
 
 from figureground.shards import ShardError, Store
 from figureground.shards.cache import ShardCache
+from figureground.shards.classes import read_integer
+from figureground.shards.urls import shown
 
+from .anchors import object_box
 from .device import ARRAY_DTYPES
 from .formats import FORMATS
 from .recipe import Recipe
-from .whole_numbers import as_integer
 
 log = logging.getLogger(__name__)
+
+_LOOKED_AT = 64
+"""Samples whose labels are looked at before training."""
 
 
 def as_place(path: str | Path | None) -> str | None:
@@ -41,6 +46,26 @@ def check_kinds(recipe: Any, format: str, dtype: Any, cache: Any) -> None:
         raise ValueError(f"Loader: dtype must be torch.float32, float16 or bfloat16, got {dtype}")
     if cache is not None and not isinstance(cache, ShardCache):
         raise TypeError(f"Loader: cache must be a ShardCache(folder, max_bytes), got {cache!r}")
+
+
+def check_places(recipe: Recipe, masks: str | None, masks_dir: str | None, textures_dir: str | None) -> None:
+    """Refuse places that nothing would be read from: whoever names one wants what is there.
+
+    Raises
+    ------
+    ValueError
+        If `masks_dir` is given with masks="kernel" or None, or `textures_dir` with a recipe that has no "texture-file" negatives.
+    """
+    if masks_dir is not None and masks in ("kernel", None):
+        raise ValueError(
+            f"Loader: masks_dir is of no use with masks={masks!r}, got {shown(masks_dir)}; pass masks='auto' or 'sidecar', or "
+            f"leave it out"
+        )
+    if textures_dir is not None and not recipe.uses_textures:
+        raise ValueError(
+            f"Loader: textures_dir is of no use to this recipe, got {shown(textures_dir)}; make it with "
+            f"Recipe.with_negatives('texture-file')"
+        )
 
 
 def quarantine_place(place: str | Path | None) -> str | None:
@@ -72,7 +97,7 @@ def check_samples(store: Store, *, boxes: bool = False) -> None:
     ShardError
         If the shards hold no sample, or no sample has an image.
     ValueError
-        If boxes are needed and no sample has a `.json`.
+        If boxes are needed and no sample has a `.json` with one.
     """
     many = f" (and {len(store.shards) - 1} more)" if len(store.shards) > 1 else ""
     if not len(store):
@@ -86,6 +111,25 @@ def check_samples(store: Store, *, boxes: bool = False) -> None:
         raise ValueError(
             "Loader: crops that follow objects need masks, or .json components with a box, got masks=None and no .json"
         )
+    if store.is_remote:
+        return
+    if boxes and not any(object_box(store.component(sample, "json")) for sample in range(len(store))):
+        raise ValueError(
+            "Loader: crops that follow objects need masks, or .json components with a \"box\" of four numbers [px], got masks=None "
+            "and no such box"
+        )
+    _warn_of_labels(store)
+
+
+def _warn_of_labels(store: Store) -> None:
+    """Say so if the labels are no numbers: targets would all be -1."""
+    first = [store.component(sample, "cls") for sample in range(min(_LOOKED_AT, len(store)))]
+    texts = [component.tobytes() for component in first if component is not None]
+    if texts and all(read_integer(text) is None for text in texts):
+        log.warning(
+            "%s: .cls must hold whole numbers, those of the first samples do not (%r): their targets are -1; pack the images "
+            "again, or write the numbers of the classes", store.shards[0], texts[0][:40].decode("utf-8", "replace"),
+        )  # fmt: skip
 
 
 def warn_without_masks(recipe: Recipe, masks: str | None) -> None:
@@ -97,44 +141,3 @@ def warn_without_masks(recipe: Recipe, masks: str | None) -> None:
             "masks=None: no image has a mask, so what the recipe does with figure and ground is left out; pass masks='auto' for "
             "masks of sidecars, else of the saliency kernel"
         )
-
-
-def read_state(state: Any, mine: dict[str, Any], optional: tuple[str, ...], samples: int) -> tuple[int, int]:
-    """Return epoch and position of a saved state, if it belongs to a loader.
-
-    Parameters
-    ----------
-    state : dict
-        As `Loader.state_dict` made it.
-    mine : dict
-        The loader's own.
-    optional : tuple of str
-        Entries that are there only if the loader was given the argument.
-    samples : int
-        Length of an epoch.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it is no state, or belongs to other shards, recipe, seed or order; the message names what.
-    """
-    if not isinstance(state, dict):
-        raise TypeError(f"Loader: state must be a dict from Loader.state_dict, got {type(state).__name__}")
-    missing = sorted(set(mine) - set(state) - set(optional))
-    if missing:
-        raise ValueError(f"Loader: state must come from Loader.state_dict, got one without {', '.join(missing)}")
-    differing = [
-        f"{name} (saved {state.get(name)}, here {mine.get(name)})" for name in dict.fromkeys([*mine, *optional])
-        if name not in ("epoch", "position") and state.get(name) != mine.get(name)
-    ]  # fmt: skip
-    if differing:
-        raise ValueError(
-            f"Loader: state belongs to another run, these differ: {'; '.join(differing)}; load it into a loader with the "
-            f"same shards, recipe and seed, or start anew"
-        )
-    epoch, position = (as_integer(f"Loader: {name} of a state", state[name], 0) for name in ("epoch", "position"))
-    if position > samples:
-        raise ValueError(
-            f"Loader: position of a state must be at most {samples}, the samples of an epoch, got {position}"
-        )
-    return epoch, position

@@ -226,7 +226,8 @@ class Augmenter:
         assert background is not None
         pixels = masks.shape[1] * masks.shape[2]
         xp = array_module(masks)
-        alone = masks.reshape(len(masks), -1).sum(axis=1, dtype=np.uint64) < 255 * pixels * background.min_area
+        least = max(255 * pixels * background.min_area, 1)
+        alone = masks.reshape(len(masks), -1).sum(axis=1, dtype=np.uint64) < least
         everywhere = (alone | xp.asarray(~valid)).astype(np.uint8) * np.uint8(255)
         return xp.maximum(masks, everywhere[:, None, None])  # an assignment by flags would make a GPU wait
 

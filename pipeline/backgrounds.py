@@ -135,6 +135,11 @@ class Backgrounds:
         """Return the encoded mask of the sidecar; None if there is none."""
         return None if self._masks is None else self._masks.mask(number)
 
+    @property
+    def sidecars(self) -> list[MaskStore]:
+        """Their sidecar masks: of one store, or of none if they are a folder of images."""
+        return [] if self._masks is None else [self._masks]
+
     def key(self, number: int) -> str:
         """Return the path from the folder on, or the key in its shard."""
         return self._names[number] if self._store is None else self._store.key(number)

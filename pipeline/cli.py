@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import inspect
 import io
 import os
 import runpy
@@ -36,8 +37,10 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--background", choices=("remove", "random", "swap"), help="background augmentation (default: none)"
     )
-    parser.add_argument("--p", type=float, default=0.2, help="its probability per view (default: 0.2)")
-    parser.add_argument("--fill", choices=("constant", "grey", "mean", "noise"), default="grey", help="of 'remove'")
+    parser.add_argument("--p", type=float, help="its probability per view (default: 0.2)")
+    parser.add_argument(
+        "--fill", choices=("constant", "grey", "mean", "noise"), help="of --background remove (default: grey)"
+    )
     parser.add_argument("--pairs", choices=("clip", "class"), help="the second view shows another image of it")
     parser.add_argument(
         "--gap", type=int, nargs=2, metavar=("LOW", "HIGH"), help="of --pairs clip [frames] (default: any)"
@@ -64,7 +67,14 @@ def named_recipe(name: str) -> Recipe:
             + (f"; did you mean {near[0]}?" if near else "")
         )
     made = runpy.run_path(path, run_name="figureground_recipe").get(attribute)
-    made = made() if callable(made) else made
+    if callable(made):
+        try:
+            inspect.signature(made).bind()
+        except TypeError as error:
+            raise ValueError(
+                f"--recipe: {attribute} of {path} must take no arguments, got a function with some ({error})"
+            ) from error
+        made = made()
     if not isinstance(made, Recipe):
         raise ValueError(
             f"--recipe: {attribute} of {path} must be a Recipe, or a function that returns one, got {type(made).__name__}"
@@ -75,10 +85,15 @@ def named_recipe(name: str) -> Recipe:
 def chosen_recipe(args: argparse.Namespace) -> Recipe:
     """Return the recipe that the arguments of `add_recipe` describe."""
     recipe = named_recipe(args.recipe)
-    if args.size:
+    if args.size is not None:
         recipe = recipe.with_size(args.size)
-    if args.background:
-        recipe = recipe.with_background(args.background, p=args.p, fill=args.fill)
+    if args.background is None and args.p is not None:
+        raise ValueError(f"--p is of no use without --background, got {args.p}; add --background swap, say")
+    if args.background != "remove" and args.fill is not None:
+        raise ValueError(f"--fill is of no use without --background remove, got {args.fill!r}")
+    if args.background is not None:
+        given = {name: getattr(args, name) for name in ("p", "fill") if getattr(args, name) is not None}
+        recipe = recipe.with_background(args.background, **given)
     if args.pairs or args.gap:
         recipe = recipe.with_pairs(args.pairs or "clip", gap=tuple(args.gap) if args.gap else None)
     if args.object_crops:
@@ -239,7 +254,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to flush at the end
         return 1
     except OSError as error:
-        print(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error, file=sys.stderr)
+        known = error.filename and error.strerror
+        words = f"{error.filename}: cannot be read or written ({error.strerror}); check the path, or choose another"
+        print(words if known else error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

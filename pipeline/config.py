@@ -160,7 +160,8 @@ class Background:
     al. 2021). The last two need the donor's mask, without which, or without any strip, the whole image is taken."""
     other_class: bool = False
     """Take donors of another class where labels are known and one of the candidates (the sample's block of the order; of "past" and
-    "store" seven that are drawn) is of one (as Whac-A-Mole's BG Aug does with ImageNet's labels); else any donor. Donors of samples
+    "store" seven that are drawn) is of one (as Whac-A-Mole's BG Aug does with ImageNet's labels); else any donor, as for a sample
+    without a label: `Loader.stats()["other_class_unmet"]` counts these. No label at all is an error. Donors of samples
     with partners (`Recipe.with_pairs`) are of another clip, class or group in any case, where a candidate is."""
     donors: Donors = "block"
     """Where other images come from: the sample's "block" of eight in the epoch's order, which costs no further decoding; the `past`

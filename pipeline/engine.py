@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 from figureground.shards import Store
@@ -27,7 +28,10 @@ from .augment import Augmenter
 from .device import Device
 from .extras import Extras, hide_tokens
 from .figure_crops import settle_crops
+from .left_alone import LeftAlone
 from .masking import Masker
+from .negatives import negative_params
+from .other_class import OtherClass
 from .recipe import Recipe
 from .tables import settle_backgrounds
 
@@ -68,6 +72,7 @@ class Engine:
         self._dtype, self._channels_last = dtype, channels_last
         self.seconds = assembler.seconds
         self.counts = {"batches": 0, "samples": 0}
+        self._other_class, self._left_alone = OtherClass(recipe, store.targets_of), LeftAlone(recipe)
         self.waited_s, self.full_s = 0.0, 0.0
         self.steady_s, self.steady_samples = 0.0, 0  # without the first batch of each iteration
         self.warned = False
@@ -85,6 +90,8 @@ class Engine:
             anchor_crops(self._recipe, assembled.plans, slots, self.assembler.seed)
         settle_backgrounds(self._recipe, assembled.plans, slots)
         companions, count = assembled.companions, assembled.count
+        self._other_class.count([rows[:count] for rows in assembled.plans])
+        self._left_alone.count(assembled.plans, slots, count)
         extras = None if companions is None else Extras(self._recipe, companions)
         with self.device.span("augment"):
             views, view_masks, negatives = self._augmenter.augment(
@@ -100,11 +107,17 @@ class Engine:
             "key": self._store.keys(samples),
             "params": [rows[:count] for rows in assembled.plans[: len(self._recipe.views)]],
             "negatives": None if negatives is None else self._tensor(negatives[:count]),
+            "negative_params": self._negative_params(assembled),
             **self._beside(assembled, view_masks, extras),
         }
         device.finish()
         self.seconds["augment"] += time.perf_counter() - began
         return batch
+
+    def _negative_params(self, assembled: Assembled) -> np.ndarray | None:
+        """Return NEGATIVE_DTYPE rows (B,) of the swap negatives; None if there are none."""
+        more = assembled.plans[len(self._recipe.views) :]
+        return negative_params(more[0][: assembled.count]) if more else None
 
     def _beside(self, assembled: Assembled, view_masks: list[Any] | None, extras: Extras | None) -> dict[str, Any]:
         """Return what the recipe's techniques add to a batch."""
@@ -148,6 +161,9 @@ class Engine:
             "trainer_waited_s": round(self.waited_s, 4),
             "queue_full_s": round(self.full_s, 4),
             **self.counts,
+            "backgrounds_drawn": self._left_alone.drawn,
+            "backgrounds_left_alone": self._left_alone.total,
+            "other_class_unmet": self._other_class.unmet,
             "samples_per_s": round(self.steady_samples / self.steady_s, 2) if self.steady_s else 0.0,
             "bottleneck": verdict,
         }

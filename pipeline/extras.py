@@ -273,12 +273,18 @@ def open_textures(
         If there is not a single one: then no negative would be what the recipe asks for.
     """
     textures = MaskStore(store, textures_dir, kind=TEXTURES, cache=cache)
-    if not textures.present.any():
+    there = int(textures.present.sum())
+    if not there:
         where = "beside the shards" if textures_dir is None else f"in {shown(os.fspath(textures_dir))}"
         raise ValueError(
             f"Loader: 'texture-file' negatives need textures, found none {where}; run 'figureground textures', pass "
             f"textures_dir, or ask for 'texture' negatives"
         )
+    if there < len(textures) / 2:
+        log.warning(
+            "only %d of %d images have a texture, the negatives of the others are random phase; 'figureground textures' makes them",
+            there, len(textures),
+        )  # fmt: skip
     return textures
 
 

@@ -18,7 +18,7 @@ Batch = dict[str, Any]
 
 
 def as_dict(batch: Batch) -> Batch:
-    """Everything: views, masks, mask_valid, target, index, key, params, negatives, and what the recipe's techniques add."""
+    """Everything: views, masks, mask_valid, target, index, key, params, negatives, negative_params, and what techniques add."""
     return batch
 
 

@@ -14,7 +14,7 @@ import torch
 from figureground.shards import MaskStore, Store
 from figureground.shards.cache import ShardCache
 
-from .arguments import as_place, check_kinds, check_samples, quarantine_place, read_state, warn_without_masks
+from .arguments import as_place, check_kinds, check_places, check_samples, quarantine_place, warn_without_masks
 from .assemble import Assembler
 from .augment import Augmenter
 from .backgrounds import Backgrounds, JoinedMasks
@@ -29,22 +29,17 @@ from .formats import FORMATS, WITH_MASKS, WITH_NEGATIVES
 from .lookalikes import Sampler, Sized
 from .masking import Masker, MaskMode, check_sidecars
 from .order import Order, Split
+from .other_class import check_labels
 from .pairs import find_partners
 from .processors import own_processors
 from .quarantine import Quarantine
 from .ranks import confirm_rank, find_rank
 from .recipe import Recipe
 from .sample_groups import GroupSource, groups_fingerprint, read_groups
+from .states import STATE_VERSION, note_masks, read_state
 from .stratified import stratify
 from .whole_numbers import as_integer
 from .windows import Ahead, WindowOrder
-
-_STATE_VERSION = 1
-_INPUTS = (
-    "backgrounds",
-    "groups",
-    "clusters",
-)  # entries of a state that are there if the loader was given the argument
 
 
 class Loader:
@@ -162,6 +157,7 @@ class Loader:
         threads = own_processors() if threads is None else as_integer("Loader: threads", threads, 1)
         window, max_pixels = as_integer("Loader: window", window, 1), as_integer("Loader: max_pixels", max_pixels, 1)
         masks_dir, textures_dir, quarantine = as_place(masks_dir), as_place(textures_dir), quarantine_place(quarantine)
+        check_places(recipe, masks, masks_dir, textures_dir)
         check_loading(recipe, format=format, masks=masks, batch_size=batch_size)
         self._rank_given = rank is not None
         rank, world_size = find_rank(rank, world_size)
@@ -175,7 +171,7 @@ class Loader:
             self._store.plan_windows(window)
             self._order = WindowOrder(self._store.starts, seed, shuffle, window=window)
         self._window = window if self._store.is_remote else 0
-        self._inputs: dict[str, str] = {}
+        self._inputs: dict[str, str | None] = {}
         if clusters is not None:
             self._order, self._inputs["clusters"] = stratify(
                 self._store, clusters, seed, shuffle=shuffle, step=batch_size * world_size, world_size=world_size,
@@ -186,6 +182,7 @@ class Loader:
         own = 0 if self._backgrounds is None else len(self._backgrounds)
         check_donors(recipe, self._order, self._split.step, None if backgrounds is None else own)
         check_masks(recipe, masks)
+        check_labels(recipe, self._store)
         if self._backgrounds is not None:
             self._inputs["backgrounds"] = self._backgrounds.fingerprint
         with_masks, with_negatives = format in WITH_MASKS, format in WITH_NEGATIVES
@@ -232,6 +229,7 @@ class Loader:
             dtype=dtype,
             channels_last=channels_last,
         )  # fmt: skip
+        self._inputs |= note_masks(recipe, masks, method, sidecars, textures, self._backgrounds)
         self._epoch, self._position = 0, 0
         self._resumes, self._asked_epoch = True, -1  # is (epoch, position) still to be iterated? set_epoch's value
         self._running: weakref.ref[Epoch] | None = None
@@ -335,7 +333,7 @@ class Loader:
         asked = self._asked_epoch >= 0 and not self._is_running(self._asked_epoch)
         epoch, position = self._next_pass() if asked else (self._epoch, self._position)
         return {
-            "version": _STATE_VERSION,
+            "version": STATE_VERSION,
             "epoch": epoch,
             "position": position,
             "seed": self._order.seed,
@@ -355,9 +353,9 @@ class Loader:
         Raises
         ------
         ValueError
-            If shards, recipe, seed or order differ; the message names what.
+            If shards, recipe, seed, order or masks differ; the message names what. See `states` for those of earlier versions.
         """
-        epoch, position = read_state(state, self.state_dict(), _INPUTS, self._split.samples)
+        epoch, position = read_state(state, self.state_dict(), self._split.samples)
         self._stop_running("load_state_dict")
         self._epoch, self._position = epoch, position
         self._resumes, self._asked_epoch = True, -1
@@ -370,7 +368,8 @@ class Loader:
         dict
             "seconds" by stage of the producer thread, "trainer_waited_s", "queue_full_s", "queue_depth" (finished batches that wait
             now), "batches", "samples", "samples_per_s" (without the first batch of each iteration), "replaced" (distinct
-            undecodable samples), "replaced_backgrounds" (those of the user's set), and "bottleneck", a sentence.
+            undecodable samples), "replaced_backgrounds" (those of the user's set), "backgrounds_drawn" (of views), of these
+            "backgrounds_left_alone" by their masks and "other_class_unmet" (not known to be of another class), and "bottleneck".
         """
         bad = self._quarantine
         depth = 0 if (running := self._current()) is None else running.waiting

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import sys
 import threading
@@ -66,7 +65,7 @@ def add_masks(parser: argparse.ArgumentParser) -> None:
         help="larger images count as undecodable (default: 2^27; part of what a sidecar was made with)",
     )  # fmt: skip
     parser.add_argument(
-        "--threads", type=int, metavar="N", help="CPU threads a job (default: shared out among the jobs)"
+        "--threads", type=int, metavar="N", help="CPU threads a job (default: the processors, shared out among the jobs)"
     )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="shards at a time (default: 1)")
     again = parser.add_mutually_exclusive_group()
@@ -124,12 +123,9 @@ def _run(args: argparse.Namespace) -> MasksReport:
     }  # fmt: skip
     if args.from_folder is not None:
         return import_masks(args.shards, args.from_folder, method=args.method or "imported", size=args.size, **common)
-    threads = args.threads
-    if threads is None:
-        threads = max(1, len(os.sched_getaffinity(0)) // args.jobs) if args.engine == "local" else 1
     return make_masks(
         args.shards, method=args.method or "fused", device=args.device, batch_size=args.batch_size,
-        size=112 if args.size is None else args.size, threads=threads, max_pixels=args.max_pixels, **common,
+        size=112 if args.size is None else args.size, threads=args.threads, max_pixels=args.max_pixels, **common,
     )  # fmt: skip
 
 

@@ -22,13 +22,14 @@ from figureground.shards.upload import UploadRefused
 from figureground.shards.urls import is_url
 
 from .masks_bar import masks_bar
-from .masks_engines import Engine, make_engine
+from .masks_engines import Engine, LocalEngine, make_engine
 from .masks_estimate import EstimateMasks
 from .masks_import import ImportMasks, surplus_files
 from .masks_leftovers import remove_leftovers, remove_old_folders
 from .masks_target import TEMPORARY, Present, Target, plain
 from .masks_totals import MasksReport
 from .masks_work import BINS, ShardReport, Task, code_version, kind_of, label_of
+from .processors import job_processors
 
 Overwrite = bool | Literal["changed"]
 Shards = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -75,7 +76,7 @@ def make_masks(
         Shards at a time; with "local" and 1 all is done in this process. A script that asks for more must guard its
         start with `if __name__ == "__main__"`, as for every spawned process.
     threads : int, optional
-        CPU threads a job; by default this process's processors shared out among the jobs (with "ray": 1).
+        CPU threads a job; by default this process's processors (`own_processors`) shared out among the jobs (with "ray": 1).
     overwrite : bool or "changed"
         True: make all sidecars again, whatever is there. "changed": those that were made otherwise, and keep the others: what
         to use after another method or version, since a run that was stopped is then continued by the same call.
@@ -119,10 +120,10 @@ def make_masks(
         report = make_masks("shards/train-{000000..000099}.tar", out="masks", jobs=8)
         print(report)
     """
-    if threads is None:
-        threads = max(1, len(os.sched_getaffinity(0)) // max(1, jobs)) if engine == "local" else 1
-    task = EstimateMasks(method, size, device, batch_size, threads, max_pixels)
     chosen = make_engine(engine, jobs=jobs) if isinstance(engine, str) else engine
+    if threads is None:
+        threads = job_processors(chosen.jobs) if isinstance(chosen, LocalEngine) else 1
+    task = EstimateMasks(method, size, device, batch_size, threads, max_pixels)
     return run_task(
         task, shards, out=out, engine=chosen, overwrite=overwrite, limit=limit, progress=progress, cache=cache,
         storage_options=storage_options,

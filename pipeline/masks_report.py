@@ -32,6 +32,8 @@ from figureground.shards.urls import is_url, shown
 from .masks_estimate import EstimateMasks, Estimator
 from .masks_work import EMPTY_BELOW, FULL_ABOVE, mean_share, resize_mask
 from .methods import check_method, label_method
+from .outputs import new_file
+from .processors import own_processors
 
 _SIDE = 56
 """Side of the embedded masks [px]."""
@@ -162,6 +164,10 @@ def write_page(
     RuntimeError
         If the device is not there.
     """
+    try:
+        path = os.fspath(new_file(out))
+    except ValueError as error:
+        raise ValueError(f"write_page: out {error}") from error
     if limit < 1:
         raise ValueError(f"write_page: limit must be at least 1, got {limit}")
     with Store(shards, cache=cache) as store, MaskStore(store, masks_dir, cache=cache) as masks:
@@ -186,7 +192,6 @@ def write_page(
         }
         total = len(store)
     page = _fill(document)
-    path = os.fspath(out)
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     with publish(path) as file:
         file.write(page)
@@ -241,7 +246,7 @@ def _items(
     items: list[Item] = []
     with (
         _other_masks(store, compare, device, cache) as others_of,
-        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
+        ThreadPoolExecutor(own_processors()) as pool,
     ):
         for run, needed in _runs(store, samples):
             if needed:
@@ -268,7 +273,7 @@ def _other_masks(
             yield lambda samples: [_decoded(masks.mask(sample)) for sample in samples]
     else:
         check_method(compare, caller="write_page: compare is no folder of sidecars")
-        estimator = Estimator(EstimateMasks(compare, device=device, threads=len(os.sched_getaffinity(0))))
+        estimator = Estimator(EstimateMasks(compare, device=device, threads=own_processors()))
 
         def estimated(samples: list[int]) -> list[np.ndarray | None]:
             results = [result for batch in estimator.estimates(store, samples) for result in batch]

@@ -7,6 +7,8 @@ Khosla et al. 2020, "Supervised contrastive learning"; of a group: mined neighbo
 
 from __future__ import annotations
 
+import logging
+
 import numba
 import numpy as np
 
@@ -15,6 +17,8 @@ from figureground.shards import Store
 from .hashing import chain, uniform, view_key
 from .recipe import Recipe
 from .sample_groups import GroupTable, group_clips, group_members
+
+log = logging.getLogger(__name__)
 
 _PAIRED, _PARTNER = 7000, 7001
 """Purposes of draws; beyond those of `plan`."""
@@ -129,6 +133,13 @@ def find_partners(recipe: Recipe, store: Store, groups: np.ndarray | None, seed:
             tables[kind] = group_members(np.asarray(groups if kind == "group" else store.targets))
         if tables[kind].largest < 2:
             raise ValueError(f"Loader: with_pairs({kind!r}) needs {_NEEDS[kind]}, got none in {store.shards[0]} ...")
+        sizes = np.diff(tables[kind].starts)
+        paired = int(sizes[sizes > 1].sum())
+        if paired < len(store) / 2:
+            log.warning(
+                "with_pairs(%r): only %d of %d samples have a partner, all views of the others show their own image", kind, paired,
+                len(store),
+            )  # fmt: skip
     return Partners(recipe, tables, seed)
 
 

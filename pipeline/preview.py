@@ -26,7 +26,9 @@ from .arguments import check_samples
 from .augment import estimate_masks
 from .fallback import decode_on_host
 from .loader import Loader
+from .negatives import describe_negative, holds_figure
 from .order import DONOR_BLOCK
+from .outputs import new_file
 from .plan import BACKGROUND_MODES
 from .recipe import Recipe
 from .whole_numbers import as_integer
@@ -180,6 +182,12 @@ def _beside(batch: dict[str, Any], views: list[np.ndarray], recipe: Recipe) -> I
 
 def show_views(args: argparse.Namespace, recipe: Recipe) -> int:
     """`figureground show views`: write a sheet of some samples and print their parameters; returns the exit code."""
+    try:
+        out = new_file(args.out)
+    except ValueError as error:
+        raise ValueError(f"show: --out {error}") from error
+    if out.suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f"show: --out must end in .png, .jpg or another picture's ending, got {args.out}")
     samples, cache = args.index, open_cache(args, args.masks)
     with Store(args.shards, cache=cache) as store:
         check_samples(store)
@@ -196,17 +204,28 @@ def show_views(args: argparse.Namespace, recipe: Recipe) -> int:
         source_group(args.shards, samples, args.masks, cache),
         views_group(title, args.shards, recipe, samples, epoch=args.epoch, **options),
     ]
-    draw_sheet(groups, title=f"figureground: {title}, epoch {args.epoch}, seed {args.seed}").save(args.out)
+    draw_sheet(groups, title=f"figureground: {title}, epoch {args.epoch}, seed {args.seed}").save(_made(out))
     with Loader(args.shards, recipe, batch_size=_room(len(samples)), drop_last=False, **options) as loader:
         batch = loader.replay(samples, epoch=args.epoch)
+    background, negatives = recipe.views[0].background, batch["negative_params"]
+    if background is not None and negatives is not None:
+        replaced = holds_figure(batch["masks"][0].cpu().numpy(), background.min_area)
     for i, key in enumerate(batch["key"]):
         shown = int(batch["index"][i])
         if shown != samples[i]:
             print(f"sample {samples[i]} cannot be decoded: sample {shown} ({key}) takes its place")
         for view, rows in enumerate(batch["params"]):
             print(f"sample {shown} ({key}), view {view}: {describe(rows[i])}")
+        if negatives is not None:
+            print(f"sample {shown} ({key}), negative: {describe_negative(negatives[i], alone=not replaced[i])}")
     print(f"wrote {args.out}")
     return 0
+
+
+def _made(path: Path) -> Path:
+    """Return a path whose folder is there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def describe(row: np.void) -> str:

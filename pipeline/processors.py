@@ -24,6 +24,11 @@ def quota(groups: Path = _GROUPS) -> float:
         return math.inf
 
 
+def job_processors(jobs: int) -> int:
+    """Return the share of `own_processors` for each of some jobs that run at a time, at least 1."""
+    return max(1, own_processors() // max(1, jobs))
+
+
 def own_processors(groups: Path = _GROUPS) -> int:
     """Return the processors of this process, at least 1.
 

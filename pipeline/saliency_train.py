@@ -13,13 +13,13 @@ shows the losses. Equal images, options and threads give equal bytes on a CPU.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 
 from figureground.shards.cli import SHARDS_HELP
 from figureground.shards.errors import ShardError
 
 from .masks_cli import show_text
+from .processors import own_processors
 from .saliency_targets import KINDS, TrainPlan
 
 
@@ -54,7 +54,7 @@ def add_train_saliency(parser: argparse.ArgumentParser) -> None:
         help="for alone: a self-supervised ResNet-18 whose first stages the encoder takes over",
     )
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu (default: cuda)")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all that this process may use)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -66,7 +66,7 @@ def run_train_saliency(args: argparse.Namespace) -> int:
     plan = TrainPlan(
         tuple(args.method_teachers.split(",")), args.epochs, size, args.seed, args.batch_size, width, args.kind
     )  # fmt: skip
-    threads = len(os.sched_getaffinity(0)) if args.threads is None else args.threads
+    threads = own_processors() if args.threads is None else args.threads
     try:
         report = train_saliency(
             args.shards, args.out, plan, minutes=args.minutes, init=args.init, limit=args.limit, device=args.device,

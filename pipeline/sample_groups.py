@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ import numpy as np
 from figureground.shards import Store
 
 from .hashing import chain, splitmix64
+
+log = logging.getLogger(__name__)
 
 GroupSource = str | os.PathLike[str] | Mapping[str, Any] | np.ndarray
 """A file, or what it holds."""
@@ -174,6 +177,11 @@ def _look_up(table: Mapping[str, Any], store: Store, name: str) -> np.ndarray:
         if value is None or value == "" or (isinstance(value, int) and value < 0):
             continue
         raw[sample] = codes.setdefault(value, len(codes))
+    if 0 < found < len(store) / 2:
+        log.warning(
+            "%s: only %d of %d samples are named, the others are in none; a key of the shards is %r", name, found, len(store),
+            store.key(int(np.flatnonzero(raw < 0)[0])),
+        )  # fmt: skip
     if not found:
         example = next(iter(table), None)
         raise ValueError(

@@ -30,6 +30,7 @@ from figureground.shards.cli import SHARDS_HELP, add_cache, open_cache
 from figureground.shards.masks import TEXTURES, SidecarKind
 
 from .masks_work import OpenTask, Result, usable_samples
+from .processors import job_processors
 
 if TYPE_CHECKING:
     from .masks_job import Overwrite
@@ -217,7 +218,7 @@ def make_textures(
     shards, out, jobs, overwrite, limit, progress, cache, storage_options
         As for `figureground.pipeline.masks_job.make_masks`.
     **settings
-        Fields of `MakeTextures`; `threads` by default this process's processors shared out among the jobs.
+        Fields of `MakeTextures`; `threads` by default this process's processors (`own_processors`) shared out among the jobs.
 
     Returns
     -------
@@ -235,7 +236,7 @@ def make_textures(
     from .masks_engines import make_engine
     from .masks_job import run_task
 
-    settings.setdefault("threads", max(1, len(os.sched_getaffinity(0)) // max(1, jobs)))
+    settings.setdefault("threads", job_processors(jobs))
     report = run_task(
         MakeTextures(**settings), shards, out=out, engine=make_engine("local", jobs=jobs), overwrite=overwrite, limit=limit,
         progress=progress, cache=cache, storage_options=storage_options,
@@ -261,7 +262,7 @@ def add_textures(parser: argparse.ArgumentParser) -> None:
     add_cache(parser)
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="shards at a time (default: 1)")
     parser.add_argument(
-        "--threads", type=int, metavar="N", help="CPU threads a job (default: shared out among the jobs)"
+        "--threads", type=int, metavar="N", help="CPU threads a job (default: the processors, shared out among the jobs)"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=224, metavar="PX", help="side of the textures (default: 224)")

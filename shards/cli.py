@@ -51,7 +51,7 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
     """Give a parser the arguments that shards and sidecars behind URLs need."""
     parser.add_argument("--cache", metavar="DIR", help="local folder that keeps shards and sidecars given as URLs")
     parser.add_argument(
-        "--cache-size", type=parse_bytes, default=50 * 10**9, metavar="SIZE", help="its size at most (default: 50GB)"
+        "--cache-size", type=parse_bytes, metavar="SIZE", help="size of --cache at most (default: 50GB)"
     )
 
 
@@ -74,11 +74,15 @@ def open_cache(args: argparse.Namespace, *others: str | None) -> ShardCache | No
     ------
     ShardError
         If the folder cannot be written, or there is a URL and no `--cache`.
+    ValueError
+        If there is a size and no `--cache`.
     """
     if args.cache is not None:
         from .cache import ShardCache  # local shards do without
 
-        return ShardCache(args.cache, args.cache_size)
+        return ShardCache(args.cache, 50 * 10**9 if args.cache_size is None else args.cache_size)
+    if args.cache_size is not None:
+        raise ValueError(f"--cache-size is of no use without --cache DIR, got {args.cache_size} bytes")
     url = next((text for text in (*args.shards, *others) if text is not None and is_url(text)), None)
     if url is not None:
         raise ShardError(
@@ -115,7 +119,7 @@ def run_pack(args: argparse.Namespace) -> int:
             every=args.every, frame_size=args.frame_size, frame_quality=args.frame_quality,
         )  # fmt: skip
     except ShardError as error:
-        print(error)
+        print(error, file=sys.stderr)
         return 1
     except ValueError as error:
         print(error, file=sys.stderr)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import bisect
+import hashlib
+import json
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
@@ -80,6 +82,7 @@ class MaskStore:
         """Absolute path (or URL) of each shard's sidecar, there or not."""
         self.manifests: list[Manifest | None] = [None] * len(files)
         """What each shard's sidecar says of itself; None where there is no sidecar."""
+        self._digests = [b""] * len(files)
         status = np.zeros((len(self.sidecars), 2), np.int64)
         for number, sidecar in enumerate(self.sidecars):
             if files[number] is None and os.path.exists(sidecar):
@@ -106,7 +109,7 @@ class MaskStore:
                 f"{self.sidecars[number]}: made from another state of {store.shards[number]}; "
                 f"run 'figureground {self._kind.name} {store.shards[number]}' again, or remove the sidecar"
             )
-        self.manifests[number] = manifest
+        self.manifests[number], self._digests[number] = manifest, masks.digest
         samples, rows = match(store.shard_keys(number), masks, self._kind.ext)
         at = samples + self._starts[number]
         self._offset[at] = masks.offset[rows]
@@ -119,6 +122,18 @@ class MaskStore:
     def present(self) -> np.ndarray:
         """(N,) bool: which samples have a mask."""
         return self._offset >= 0
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over what made each shard's sidecar, and over names and sizes of its masks: the same wherever they lie.
+
+        Other masks of equal sizes, made by what calls itself the same, go unnoticed.
+        """
+        digest = hashlib.sha256()
+        for manifest, index in zip(self.manifests, self._digests, strict=True):
+            made = None if manifest is None else [manifest.method, manifest.version, manifest.parameters, index.hex()]
+            digest.update(json.dumps(made, sort_keys=True).encode() + b"\n")
+        return digest.hexdigest()
 
     def mask(self, sample: int) -> np.ndarray | None:
         """Return a sample's mask.

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from pipeline_shards import write_shards, write_tar
 
+from figureground.bench import given as given_module
 from figureground.bench import kernels, peers, python_cost, scaling, soak, throughput, timeline
+from figureground.bench.__main__ import main as bench_main
 from figureground.bench.given import CUT_SHARDS, Unfit, check_files, take_shards
 from figureground.shards import MaskStore, Store
 
@@ -128,3 +130,107 @@ def test_without_masks_no_peer_swaps(tmp_path):
 def test_soak_wants_something_to_do(capsys):
     assert soak.main([]) == 2
     assert "one of --batches, --cycles and --signals must be at least 1" in capsys.readouterr().err
+
+
+VERBS = {
+    "demo": ["--out"],
+    "experiment": ["--out", "--json"],
+    "gpu": ["--out"],
+    "report": ["--out"],
+    "timeline": ["--out", "--json"],
+    "bggap": ["--json", "--plot"],
+    "probes": ["--json", "--plot"],
+    "saliency": ["--json", "--picture"],
+    "invariance": ["--json"],
+    "kernels": ["--json"],
+    "masks": ["--json"],
+    "parity": ["--json"],
+    "peers": ["--json"],
+    "python_cost": ["--json"],
+    "scaling": ["--json"],
+    "soak": ["--json"],
+    "startup": ["--json"],
+    "techniques": ["--json"],
+    "throughput": ["--json"],
+}
+
+
+@pytest.mark.parametrize(("verb", "option"), [(verb, option) for verb, options in VERBS.items() for option in options])
+def test_a_place_that_cannot_be_written_is_said_before_anything_is_measured(tmp_path, capsys, verb, option):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as ended:
+        bench_main([verb, option, str(tmp_path / "file" / "x.png")])
+    assert ended.value.code == 2
+    assert f"error: argument {option}: {tmp_path}/file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "--shards", "nowhere"], "train: nowhere: no shard matches"),
+        (["train", "--shards", "SHARDS", "--batch-size", "0"], "train: Loader: batch_size must be at least 1, got 0"),
+        (["train", "--shards", "SHARDS", "--batch-size", "999"], "train: Loader: drop_last=True needs at least"),
+        (["train", "--shards", "SHARDS", "--size", "0"], "train: Crop: size must be at least 1 px, got 0"),
+        (["train", "--shards", "SHARDS", "--batch-size", "8", "--steps", "4"], "--steps must be more than the 4 that fill the"),
+        (["kernels", "--views", "0"], "kernels: --views must be at least 1, got 0"),
+        (["kernels", "--repeats", "0"], "kernels: --repeats must be at least 1, got 0"),
+        (["python_cost", "--batch-size", "0"], "python_cost: --batch-size must be at least 1, got 0"),
+        (["python_cost", "--batches", "0"], "python_cost: --batches must be at least 1, got 0"),
+        (["techniques", "--size", "0"], "techniques: --size must be at least 1, got 0"),
+        (["techniques", "--count", "0"], "techniques: --count must be at least 1, got 0"),
+        (["techniques", "--rounds", "0"], "techniques: --rounds must be at least 1, got 0"),
+        (["throughput", "--threads", "0"], "throughput: --threads must be at least 1, got 0"),
+        (["throughput", "--seconds", "nan"], "throughput: --seconds must be more than 0, got nan"),
+        (["throughput", "--steps", "10", "-1"], "throughput: --steps must be more than 0, got -1"),
+    ],
+    ids=str,
+)
+def test_numbers_and_paths_that_are_of_no_use(tmp_path, capsys, words, message):
+    shards = write_shards(tmp_path, 16)
+    assert bench_main([shards if word == "SHARDS" else word for word in words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_error_of_the_system_is_a_sentence(tmp_path, capsys):
+    (tmp_path / "file").touch()
+
+    @given_module.in_one_sentence
+    def main():
+        (tmp_path / "file" / "x").mkdir()
+
+    @given_module.in_one_sentence
+    def other():
+        raise OSError("of something else")
+
+    assert main() == 2
+    assert f"{tmp_path}/file/x cannot be read or written: Not a directory" in capsys.readouterr().err
+    with pytest.raises(OSError, match="of something else"):
+        other()
+
+
+@pytest.mark.parametrize("verb", ["bggap", "probes"])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--batch-size", "0"], "--batch-size must be at least 1, got 0"),
+        (["--k", "0"], "--k must be at least 1, got 0"),
+        (["--classes", "nowhere.json"], "--classes must be a JSON file, got nowhere.json"),
+        (["--classes", "text.json"], "--classes must be a JSON file, got text.json"),
+        (["--classes", "table.json"], "--classes must be a JSON list of whole numbers, one for each output, got {'a': 1}"),
+        (["--classes", "flags.json"], "--classes must be a JSON list of whole numbers, one for each output, got [True]"),
+    ],
+)
+def test_what_evaluations_are_given(tmp_path, monkeypatch, capsys, verb, words, message):
+    monkeypatch.chdir(tmp_path)
+    for name, text in (("text", "hello"), ("table", '{"a": 1}'), ("flags", "[true]")):
+        (tmp_path / f"{name}.json").write_text(text)
+    shards = ["--sets", "sets"] if verb == "bggap" else ["sets"]
+    assert bench_main([verb, *shards, "--model", "model.py:model", *words]) == 2
+    assert f"{verb}: {message}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "message"), [(["--rows", "0"], "--rows must"), (["--device", "tpu"], "got 'tpu'")])
+def test_the_demo_looks_at_its_numbers_first(tmp_path, capsys, words, message):
+    assert bench_main(["demo", "--out", str(tmp_path / "demo"), *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()

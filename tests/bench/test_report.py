@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from figureground.bench import report
+from figureground.bench import report, soak
 from figureground.bench.charts import Bar, bar_chart, lanes, line_chart, table, ticks
 
 MACHINE = {
@@ -104,10 +104,40 @@ TIMELINE = {
     "machine": MACHINE, "batch_size": 32, "step_ms": 30.0,
     "timeline": {"trainer": [[0.0, 30.5, "step"], [30.5, 40.5, "waits"]], "producer": [[1.25, 20.75, "make views"]]},
 }  # fmt: skip
+NAMES = ("linear/in_distribution", "linear/swapped", "linear/bg_gap", "knn/in_distribution", "knn/swapped", "knn/bg_gap")
+
+
+def arm(mean: float, difference: float | None, name: str = "BG_RM") -> dict[str, object]:
+    error = None if difference is None else 0.75
+    score = {"mean": mean, "se": 1.25, "difference": difference, "difference_se": error}
+    return {
+        "arm": {"method": "moco", "name": name, "p": 0.2, "masks": "true"}, "seeds": 3, "scores": dict.fromkeys(NAMES, score),
+        "step_ms": 50.5, "cpu_ms": 70.25, "step_ratio": 1.125,
+    }  # fmt: skip
+
+
+EXPERIMENT = {
+    "machine": MACHINE,
+    "experiment": {
+        "settings": {"seeds": 3, "batch_size": 64}, "steps": 260, "seconds_of_arms": 99.5,
+        "data": [{"source": "figures on <scenes>", "figures": [4, 4], "own_scene_share": {"train": 0.9, "swapped": 0.0},
+                  "mask_iou": {"unsupervised": 0.7, "wrong": 0.25}}],
+        "summary": {"moco-baseline": arm(40.5, None, "baseline"), "moco-BG_RM-true-p0.2": arm(43.25, 2.75)},
+        "pooled": {"true": {name: {"mean": 2.5, "se": 0.5} for name in NAMES}},
+        "measured": {"moco-plain": {"step_ms": 42.5, "cpu_ms": 67.5}},
+    },
+}  # fmt: skip
+SOAK = {
+    "machine": MACHINE,
+    "soak": {
+        "long_run": {"batches": 100, "memory_mb": [500.5, 501.5], "handles": [6, 6], "threads": [3, 2]},
+        "signals": {"signals": 50, "slowest_s": 1.25, "later_than_5_s": 0, "orphans": 0},
+    },
+}  # fmt: skip
 ALL = {
     "throughput": {**THROUGHPUT, "presets": PRESETS, "stalls": STALLS}, "scaling": SCALING, "cuda": CUDA, "timeline": TIMELINE,
     "peers": PEERS, "kernels": KERNELS, "techniques": TECHNIQUES, "saliency": SALIENCY, "python": PYTHON, "startup": STARTUP,
-    "simulate": SIMULATE,
+    "simulate": SIMULATE, "experiment": EXPERIMENT, "soak": SOAK,
 }  # fmt: skip
 VOID = {"meta", "br"}
 
@@ -262,3 +292,70 @@ def test_lanes_by_hand():
 def test_unknown_documents_are_refused():
     with pytest.raises(ValueError, match="make_page: odd must have one of epochs"):
         report.make_page({"odd": {"x": 1}})
+
+
+def _cells(page: str) -> list[str]:
+    return [unescape(cell) for cell in re.findall(r"<td>(.*?)</td>", page)]
+
+
+def test_the_experiment_has_its_tables_and_says_what_chance_can_do():
+    page = report.make_page({"experiment": EXPERIMENT})
+    text = " ".join(checked(page).text)
+    cells = _cells(page)
+    assert cells.count("40.5 ± 1.2") == cells.count("43.2 ± 1.2") == 6
+    assert cells.count("+2.8 ± 0.8") == cells.count("+2.5 ± 0.5") == 6
+    assert "1.125" in cells
+    assert "2 classes of 4 figures" in text
+    assert "figures on <scenes>" in text
+    assert "a 95 % interval is ± 4.3 standard errors" in text
+    assert "moco-plain (no augmentation): 42.5 ms a step" in text
+    alone = {**EXPERIMENT["experiment"], "summary": {"moco-baseline": arm(40.5, None, "baseline")}, "pooled": {}}
+    page = report.make_page({"experiment": {"experiment": alone}})
+    assert "baseline of the same seed" not in page
+    assert "standard errors" not in page
+
+
+def test_a_soak_says_what_grew():
+    page = report.make_page({"soak": SOAK})
+    assert "500.5 -> 501.5" in _cells(page)
+    assert "1.25" in _cells(page)
+    assert "Nothing grew, and nothing stayed behind." in page
+    for name, change in (("long_run", {"handles": [6, 9]}), ("signals", {"orphans": 1})):
+        found = {**SOAK["soak"], name: {**SOAK["soak"][name], **change}}
+        assert f"Something grew or stayed behind: {name}." in report.make_page({"soak": {"soak": found}})
+
+
+def test_what_soak_writes_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(soak, "make_shards", lambda folder: folder)
+    grown = {"memory_mb": [1.0, 2.0], "handles": [5, 7], "threads": [1, 1]}
+    monkeypatch.setattr(soak, "cycles", lambda shards, count: {"cycles": count, **grown})
+    assert soak.main(["--cycles", "3", "--json", str(tmp_path / "soak.json")]) == 1
+    assert report.main([str(tmp_path / "soak.json"), "--out", str(tmp_path / "page.html")]) == 0
+    assert "Something grew or stayed behind: cycles." in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1, 2]", "must be an object as the benches write it, got a list"),
+        ("not json", "must be JSON that a bench wrote, got something else"),
+        ('{"soak": {}}', "lacks what this version shows of it"),
+        ('{"experiment": {"steps": 3}}', "lacks what this version shows of it"),
+        ('{"kernels": null}', "lacks what this version shows of it"),
+        ("{}", "must have one of epochs, .*, experiment, soak, got nothing"),
+    ],
+)
+def test_other_documents_are_refused_in_a_sentence(tmp_path, capsys, text, message):
+    (tmp_path / "a.json").write_text(text)
+    assert report.main([str(tmp_path / "a.json"), "--out", str(tmp_path / "page.html")]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_page_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "a.json").write_text(json.dumps(SOAK))
+    (tmp_path / "file").touch()
+    for place in (tmp_path, tmp_path / "file" / "page.html"):
+        with pytest.raises(SystemExit):
+            report.main([str(tmp_path / "a.json"), "--out", str(place)])
+        assert f"report: error: argument --out: {tmp_path}" in capsys.readouterr().err

@@ -96,7 +96,8 @@ def test_show_views_draws_and_describes(packed, tmp_path, capsys):
     ]
     assert cli.main(arguments) == 0
     out = capsys.readouterr().out
-    assert out.count("crop ") == 4
+    assert out.count(": crop ") == 4
+    assert len(re.findall(r", negative: (the query, its|no figure in the) ", out)) == 2
     assert "background swap from sample" in out
     first = np.asarray(Image.open(sheet))
     assert first.shape[1] > 700
@@ -181,8 +182,9 @@ def test_views_of_what_is_not_there(packed, tmp_path, capsys):
     assert "--index must be in 0..19, got 3..999" in capsys.readouterr().err
     assert cli.main([*show, "--rows", "0"]) == 2
     assert "--rows must be at least 1, got 0" in capsys.readouterr().err
-    assert cli.main([*show, "--rows", "1", "--out", str(tmp_path / "none" / "a.png")]) == 1
-    assert "a.png: No such file or directory" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert cli.main([*show, "--rows", "1", "--out", str(tmp_path / "file" / "a.png")]) == 2
+    assert "file is no folder; choose another place" in capsys.readouterr().err
 
 
 def test_views_of_images_that_opencv_does_not_read(tmp_path, capsys):

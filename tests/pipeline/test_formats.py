@@ -124,7 +124,7 @@ def _vissl(loader):
 def _dict(loader):
     """Our own: everything by name; lists may be changed."""
     for batch in loader:
-        assert list(batch) == ["views", "masks", "mask_valid", "target", "index", "key", "params", "negatives"]
+        assert list(batch) == ["views", "masks", "mask_valid", "target", "index", "key", "params", "negatives", "negative_params"]
         batch["views"][0] = batch["views"][0].half()
         batch["views"].append(batch["negatives"][:, 0])
         assert batch["key"] == [f"{i:05d}" for i in batch["index"].tolist()]

@@ -123,6 +123,7 @@ def test_an_exception_of_the_trainer_ends_cleanly(shards):
 def test_the_process_ends_without_noise(shards, ending):
     code = (
         "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "from figureground.pipeline import Loader, recipes\n"
         "loader = Loader(sys.argv[1], recipes.moco_v2(32), batch_size=8, device='cpu')\n"
         "iterator = iter(loader)\n"

@@ -64,7 +64,7 @@ def test_kinds_of_other_arguments(shards):
         ({"position": 10**9}, "position of a state must be at most 120, the samples of an epoch, got 1000000000"),
         ({"position": 1.5}, "position of a state must be a whole number, got 1.5"),
         ({"epoch": "x"}, "epoch of a state must be a whole number, got 'x'"),
-        ({"version": 99}, r"these differ: version \(saved 99, here 1\)"),
+        ({"version": 99}, r"these differ: version \(saved 99, here 2\)"),
     ],
 )
 def test_states_that_are_none(shards, change, message):

@@ -48,8 +48,8 @@ def test_pack_index_check(command, tmp_path: Path, jpeg):
 def test_pack_quiet_and_errors(command, tmp_path: Path, jpeg):
     (tmp_path / "a.jpg").write_bytes(jpeg)
     assert command("pack", tmp_path, tmp_path / "out", "--quiet", "--limit", 1, "--image-ext", "jpg")[::2] == (0, "")
-    code, printed, _ = command("pack", tmp_path, tmp_path / "out", "--quiet")
-    assert (code, "has shards named shard already" in printed) == (1, True)
+    code, printed, log = command("pack", tmp_path, tmp_path / "out", "--quiet")
+    assert (code, printed, "has shards named shard already" in log) == (1, "", True)
     code, _, log = command("pack", tmp_path, tmp_path / "out", "--shard-size-mb", -1)
     assert (code, log) == (2, "pack: shard_size_mb must be greater than 0, got -1.0\n")
 

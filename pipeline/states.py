@@ -1,0 +1,147 @@
+"""States of a loader: what they note besides the place in an epoch, and which one a loader goes on with.
+
+A view's pixels depend on the masks, so a state notes where these come from: "masks" (the mode), "method" (of masks that are
+estimated on the way) and "sidecars" (what those on disk hold). All are None where the recipe works without masks. A folder of
+sidecars may lie elsewhere, a model's file may have another name: what counts is what they hold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from figureground.shards import MaskStore
+
+from .augment import SALIENCY_PX
+from .backgrounds import Backgrounds
+from .methods import method_record
+from .recipe import Recipe
+from .whole_numbers import as_integer
+
+log = logging.getLogger(__name__)
+
+STATE_VERSION = 2
+"""1: without the entries of `NOTED`."""
+NOTED = ("masks", "method", "sidecars", "textures")
+"""Entries about masks and textures; None where they play no part."""
+_INPUTS = ("backgrounds", "groups", "clusters")
+"""Entries that are there if the loader was given the argument."""
+
+
+def note_masks(
+    recipe: Recipe,
+    mode: str | None,
+    method: str,
+    sidecars: MaskStore | None,
+    textures: MaskStore | None = None,
+    backgrounds: Backgrounds | None = None,
+) -> dict[str, str | None]:
+    """Return what a state notes of the masks and textures that its views and negatives are made with.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    mode : {"auto", "sidecar", "kernel"} or None
+        As the loader was asked. "auto" without a single sidecar is noted as "kernel", which it is.
+    method : str
+        Of masks that are estimated; see `figureground.pipeline.methods`.
+    sidecars, textures : MaskStore or None
+        Those of the shards, if they are read.
+    backgrounds : Backgrounds or None
+        The user's own: their sidecars count too where figures are inpainted.
+
+    Returns
+    -------
+    dict
+        Fit for JSON, with the keys `NOTED`: a text or None each.
+
+    Examples
+    --------
+    >>> from figureground.pipeline import recipes
+    >>> note_masks(recipes.moco_v2().with_background("swap"), "kernel", "fused", None)
+    {'masks': 'kernel', 'method': 'fused, 112 px', 'sidecars': None, 'textures': None}
+    >>> note_masks(recipes.moco_v2(), "kernel", "fused", None)
+    {'masks': None, 'method': None, 'sidecars': None, 'textures': None}
+    """
+    noted: dict[str, str | None] = dict.fromkeys(NOTED)
+    noted["textures"] = None if textures is None else _describe([textures])
+    if not recipe.uses_masks or mode is None:
+        return noted
+    stores = [] if sidecars is None else [sidecars]
+    if stores and recipe.inpaints and backgrounds is not None:
+        stores += backgrounds.sidecars
+    found = _describe(stores)
+    noted["masks"], noted["sidecars"] = ("kernel" if mode == "auto" and found is None else mode), found
+    if mode != "sidecar":
+        model = method_record(method).get("model")
+        name = method if model is None else f"{method.partition(':')[0]} {model['weights']}"
+        noted["method"] = f"{name}, {SALIENCY_PX} px"
+    return noted
+
+
+def _describe(stores: Sequence[MaskStore]) -> str | None:
+    """Say of sidecars what made them, how many there are, and sixteen hex digits of what they hold; None: there is none."""
+    manifests = [manifest for store in stores for manifest in store.manifests]
+    there = [manifest for manifest in manifests if manifest is not None]
+    if not there:
+        return None
+    digest = hashlib.sha256(b"".join(store.fingerprint.encode() for store in stores)).hexdigest()
+    methods = " and ".join(sorted({manifest.method for manifest in there}))
+    return f"{methods} for {len(there)} of {len(manifests)} shards, {digest[:16]}"
+
+
+def read_state(state: Any, mine: dict[str, Any], samples: int) -> tuple[int, int]:
+    """Return epoch and position of a saved state, if it belongs to a loader.
+
+    Parameters
+    ----------
+    state : dict
+        As `Loader.state_dict` made it.
+    mine : dict
+        The loader's own.
+    samples : int
+        Length of an epoch.
+
+    Returns
+    -------
+    epoch, position : int
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no state, or belongs to other shards, recipe, seed, order or masks; the message names what.
+
+    Notes
+    -----
+    States of version 1 noted no masks, so these cannot be compared: they are taken, with a warning where the recipe uses masks.
+    """
+    if not isinstance(state, dict):
+        raise TypeError(f"Loader: state must be a dict from Loader.state_dict, got {type(state).__name__}")
+    if state.get("version") == 1:
+        state = {**state, "version": STATE_VERSION, **{name: mine[name] for name in NOTED}}
+        noted = [f"{name} {mine[name]}" for name in NOTED if mine[name] is not None]
+        if noted:
+            log.warning(
+                "the state was saved by an earlier version, which did not note its masks: they cannot be compared with those here "
+                "(%s); other ones would give other views", "; ".join(noted),
+            )  # fmt: skip
+    missing = sorted(set(mine) - set(state) - set(_INPUTS))
+    if missing:
+        raise ValueError(f"Loader: state must come from Loader.state_dict, got one without {', '.join(missing)}")
+    differing = [
+        f"{name} (saved {state.get(name)}, here {mine.get(name)})" for name in dict.fromkeys([*mine, *_INPUTS])
+        if name not in ("epoch", "position") and state.get(name) != mine.get(name)
+    ]  # fmt: skip
+    if differing:
+        raise ValueError(
+            f"Loader: state belongs to another run, these differ: {'; '.join(differing)}; load it into a loader with the "
+            f"same shards, recipe, seed and masks, or start anew"
+        )
+    epoch, position = (as_integer(f"Loader: {name} of a state", state[name], 0) for name in ("epoch", "position"))
+    if position > samples:
+        raise ValueError(
+            f"Loader: position of a state must be at most {samples}, the samples of an epoch, got {position}"
+        )
+    return epoch, position
