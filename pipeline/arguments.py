@@ -48,24 +48,18 @@ def check_kinds(recipe: Any, format: str, dtype: Any, cache: Any) -> None:
         raise TypeError(f"Loader: cache must be a ShardCache(folder, max_bytes), got {cache!r}")
 
 
-def check_places(recipe: Recipe, masks: str | None, masks_dir: str | None, textures_dir: str | None) -> None:
-    """Refuse places that nothing would be read from: whoever names one wants what is there.
-
-    Raises
-    ------
-    ValueError
-        If `masks_dir` is given with masks="kernel" or None, or `textures_dir` with a recipe that has no "texture-file" negatives.
-    """
+def warn_of_places(recipe: Recipe, masks: str | None, masks_dir: str | None, textures_dir: str | None) -> None:
+    """Name places that nothing is read from: `masks_dir` with masks="kernel" or None, `textures_dir` without "texture-file"."""
     if masks_dir is not None and masks in ("kernel", None):
-        raise ValueError(
-            f"Loader: masks_dir is of no use with masks={masks!r}, got {shown(masks_dir)}; pass masks='auto' or 'sidecar', or "
-            f"leave it out"
-        )
+        log.warning(
+            "masks_dir=%s is of no use with masks=%r; pass masks='auto' or 'sidecar' if its masks are wanted",
+            shown(masks_dir), masks,
+        )  # fmt: skip
     if textures_dir is not None and not recipe.uses_textures:
-        raise ValueError(
-            f"Loader: textures_dir is of no use to this recipe, got {shown(textures_dir)}; make it with "
-            f"Recipe.with_negatives('texture-file')"
-        )
+        log.warning(
+            "textures_dir=%s is of no use to this recipe; its textures are for Recipe.with_negatives('texture-file')",
+            shown(textures_dir),
+        )  # fmt: skip
 
 
 def quarantine_place(place: str | Path | None) -> str | None:

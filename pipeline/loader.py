@@ -14,7 +14,7 @@ import torch
 from figureground.shards import MaskStore, Store
 from figureground.shards.cache import ShardCache
 
-from .arguments import as_place, check_kinds, check_places, check_samples, quarantine_place, warn_without_masks
+from .arguments import as_place, check_kinds, check_samples, quarantine_place, warn_of_places, warn_without_masks
 from .assemble import Assembler
 from .augment import Augmenter
 from .backgrounds import Backgrounds, JoinedMasks
@@ -157,7 +157,7 @@ class Loader:
         threads = own_processors() if threads is None else as_integer("Loader: threads", threads, 1)
         window, max_pixels = as_integer("Loader: window", window, 1), as_integer("Loader: max_pixels", max_pixels, 1)
         masks_dir, textures_dir, quarantine = as_place(masks_dir), as_place(textures_dir), quarantine_place(quarantine)
-        check_places(recipe, masks, masks_dir, textures_dir)
+        warn_of_places(recipe, masks, masks_dir, textures_dir)
         check_loading(recipe, format=format, masks=masks, batch_size=batch_size)
         self._rank_given = rank is not None
         rank, world_size = find_rank(rank, world_size)
