@@ -1,4 +1,4 @@
-"""What a loader is given: kinds of arguments, places looked at before training starts, states of earlier runs."""
+"""What a loader is given: kinds of arguments, places looked at before training starts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from figureground.shards.cache import ShardCache
 from .device import ARRAY_DTYPES
 from .formats import FORMATS
 from .recipe import Recipe
-from .whole_numbers import as_integer
 
 log = logging.getLogger(__name__)
 
@@ -97,44 +96,3 @@ def warn_without_masks(recipe: Recipe, masks: str | None) -> None:
             "masks=None: no image has a mask, so what the recipe does with figure and ground is left out; pass masks='auto' for "
             "masks of sidecars, else of the saliency kernel"
         )
-
-
-def read_state(state: Any, mine: dict[str, Any], optional: tuple[str, ...], samples: int) -> tuple[int, int]:
-    """Return epoch and position of a saved state, if it belongs to a loader.
-
-    Parameters
-    ----------
-    state : dict
-        As `Loader.state_dict` made it.
-    mine : dict
-        The loader's own.
-    optional : tuple of str
-        Entries that are there only if the loader was given the argument.
-    samples : int
-        Length of an epoch.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it is no state, or belongs to other shards, recipe, seed or order; the message names what.
-    """
-    if not isinstance(state, dict):
-        raise TypeError(f"Loader: state must be a dict from Loader.state_dict, got {type(state).__name__}")
-    missing = sorted(set(mine) - set(state) - set(optional))
-    if missing:
-        raise ValueError(f"Loader: state must come from Loader.state_dict, got one without {', '.join(missing)}")
-    differing = [
-        f"{name} (saved {state.get(name)}, here {mine.get(name)})" for name in dict.fromkeys([*mine, *optional])
-        if name not in ("epoch", "position") and state.get(name) != mine.get(name)
-    ]  # fmt: skip
-    if differing:
-        raise ValueError(
-            f"Loader: state belongs to another run, these differ: {'; '.join(differing)}; load it into a loader with the "
-            f"same shards, recipe and seed, or start anew"
-        )
-    epoch, position = (as_integer(f"Loader: {name} of a state", state[name], 0) for name in ("epoch", "position"))
-    if position > samples:
-        raise ValueError(
-            f"Loader: position of a state must be at most {samples}, the samples of an epoch, got {position}"
-        )
-    return epoch, position

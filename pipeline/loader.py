@@ -14,7 +14,7 @@ import torch
 from figureground.shards import MaskStore, Store
 from figureground.shards.cache import ShardCache
 
-from .arguments import as_place, check_kinds, check_samples, quarantine_place, read_state, warn_without_masks
+from .arguments import as_place, check_kinds, check_samples, quarantine_place, warn_without_masks
 from .assemble import Assembler
 from .augment import Augmenter
 from .backgrounds import Backgrounds, JoinedMasks
@@ -23,28 +23,23 @@ from .decode import Decoder
 from .device import ARRAY_DTYPES, make_device
 from .donors import check_donors, most_images, reach_of
 from .engine import Engine, Epoch, check_process
+from .epochs import plan_epochs
 from .extras import check_loading, open_textures
 from .figure_crops import check_masks
 from .formats import FORMATS, WITH_MASKS, WITH_NEGATIVES
 from .lookalikes import Sampler, Sized
 from .masking import Masker, MaskMode, check_sidecars
-from .order import Order, Split
+from .needs import Ahead
+from .order import DONOR_BLOCK
 from .pairs import find_partners
 from .processors import own_processors
 from .quarantine import Quarantine
 from .ranks import confirm_rank, find_rank
 from .recipe import Recipe
 from .sample_groups import GroupSource, groups_fingerprint, read_groups
-from .stratified import stratify
+from .state import make_state, read_state
 from .whole_numbers import as_integer
-from .windows import Ahead, WindowOrder
-
-_STATE_VERSION = 1
-_INPUTS = (
-    "backgrounds",
-    "groups",
-    "clusters",
-)  # entries of a state that are there if the loader was given the argument
+from .windows import WindowOrder
 
 
 class Loader:
@@ -96,7 +91,11 @@ class Loader:
     cache : ShardCache, optional
         Where shards given as URLs (s3://, gs://, https://, ...) are kept; needed for those, and shared by the ranks of a node.
     window : int
-        Shards whose samples are shuffled together when shards are URLs; see `figureground.pipeline.windows`.
+        Shards whose samples are shuffled together when shards are URLs, or with lanes; see `figureground.pipeline.windows`.
+    lanes : int
+        Equal parts of each epoch, of which a node reads (and fetches) its own; every batch of all ranks takes as many samples of
+        each. Fixed for a whole run, like the seed: best the largest number of nodes it may have. It must divide
+        batch_size x world_size, best 8 times. 1: every node reads all. See `figureground.pipeline.lanes`.
     backgrounds : str, path or sequence of them, optional
         Images of your own that become the grounds of views, instead of other samples: a folder of image files (any depth), or
         shards. Background i has the sample id len(loader.dataset) + i in `params`. See `figureground.pipeline.backgrounds`.
@@ -151,6 +150,7 @@ class Loader:
         max_pixels: int = 2**27,
         cache: ShardCache | None = None,
         window: int = 8,
+        lanes: int = 1,
         backgrounds: str | Path | Sequence[str | Path] | None = None,
         groups: GroupSource | None = None,
         clusters: GroupSource | None = None,
@@ -161,6 +161,7 @@ class Loader:
         prefetch = as_integer("Loader: prefetch", prefetch, 1)
         threads = own_processors() if threads is None else as_integer("Loader: threads", threads, 1)
         window, max_pixels = as_integer("Loader: window", window, 1), as_integer("Loader: max_pixels", max_pixels, 1)
+        lanes = as_integer("Loader: lanes", lanes, 1)
         masks_dir, textures_dir, quarantine = as_place(masks_dir), as_place(textures_dir), quarantine_place(quarantine)
         check_loading(recipe, format=format, masks=masks, batch_size=batch_size)
         self._rank_given = rank is not None
@@ -170,21 +171,14 @@ class Loader:
         self._store = Store(shards, cache=cache)
         check_samples(self._store, boxes=recipe.anchors and masks is None)
         samples = len(self._store)
-        self._order: Order | WindowOrder = Order(samples, seed, shuffle)
-        if self._store.is_remote:
-            self._store.plan_windows(window)
-            self._order = WindowOrder(self._store.starts, seed, shuffle, window=window)
-        self._window = window if self._store.is_remote else 0
-        self._inputs: dict[str, str] = {}
-        if clusters is not None:
-            self._order, self._inputs["clusters"] = stratify(
-                self._store, clusters, seed, shuffle=shuffle, step=batch_size * world_size, world_size=world_size,
-                drop_last=drop_last,
-            )  # fmt: skip
-        self._split = Split(self._order.samples, batch_size, rank, world_size, drop_last)
+        self._epochs = plan_epochs(
+            self._store, seed, shuffle=shuffle, window=window, lanes=lanes, clusters=clusters, batch_size=batch_size, rank=rank,
+            world_size=world_size, drop_last=drop_last,
+        )  # fmt: skip
+        self._order, self._split, self._inputs = self._epochs.order, self._epochs.split, dict(self._epochs.inputs)
         self._backgrounds = None if backgrounds is None else Backgrounds(backgrounds, samples)
         own = 0 if self._backgrounds is None else len(self._backgrounds)
-        check_donors(recipe, self._order, self._split.step, None if backgrounds is None else own)
+        check_donors(recipe, self._order, self._split.lane_step, None if backgrounds is None else own)
         check_masks(recipe, masks)
         if self._backgrounds is not None:
             self._inputs["backgrounds"] = self._backgrounds.fingerprint
@@ -199,12 +193,14 @@ class Loader:
             self._store, self._store.shards, budget=error_budget, samples=-(-samples // world_size), path=quarantine,
             backgrounds=self._backgrounds,
         )  # fmt: skip
+        block = lookahead(recipe)
         labels = None if groups is None else read_groups(groups, self._store, "groups")
         partners = find_partners(recipe, self._store, labels, seed)
         if labels is not None:
             self._inputs["groups"] = groups_fingerprint(labels)
         decoder = Decoder(
-            most_images(recipe, batch_size, samples, own) + extra_rows(recipe) + (0 if textures is None else batch_size),
+            most_images(recipe, batch_size, samples, own, self._split.cut_runs(DONOR_BLOCK))
+            + extra_rows(recipe) * self._split.cut_runs(block) + (0 if textures is None else batch_size),
             device=view_device.name, threads=threads, masks=sidecars is not None, max_pixels=max_pixels, boxes=recipe.anchors,
         )  # fmt: skip
         self._engine = Engine(
@@ -214,9 +210,8 @@ class Loader:
                 self._store, decoder, recipe, self._order, self._split, self._quarantine,
                 masks=None if sidecars is None else JoinedMasks(sidecars, self._backgrounds),
                 all_masks=with_masks, negatives=with_negatives,
-                ahead=Ahead(
-                    self._store, (sidecars, textures), self._order, self._split, window,
-                    past=reach_of(recipe, samples, own), block=lookahead(recipe),
+                ahead=None if not (self._store.is_remote and isinstance(self._order, WindowOrder)) else Ahead(
+                    self._store, (sidecars, textures), self._order, self._split, past=reach_of(recipe, samples, own), block=block
                 ),
                 backgrounds=self._backgrounds, partners=partners, textures=textures,
             ),
@@ -334,18 +329,9 @@ class Loader:
         """
         asked = self._asked_epoch >= 0 and not self._is_running(self._asked_epoch)
         epoch, position = self._next_pass() if asked else (self._epoch, self._position)
-        return {
-            "version": _STATE_VERSION,
-            "epoch": epoch,
-            "position": position,
-            "seed": self._order.seed,
-            "shuffle": self._order.shuffle,
-            "window": self._window,
-            "samples": len(self._store),
-            "shards": self._store.fingerprint,
-            "recipe": self._recipe.fingerprint,
-            **self._inputs,
-        }
+        return make_state(
+            epoch, position, store=self._store, recipe=self._recipe, epochs=self._epochs, inputs=self._inputs
+        )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken: the next iteration yields the samples not yet delivered, each once.
@@ -357,7 +343,8 @@ class Loader:
         ValueError
             If shards, recipe, seed or order differ; the message names what.
         """
-        epoch, position = read_state(state, self.state_dict(), _INPUTS, self._split.samples)
+        epoch, position = read_state(state, self.state_dict())
+        self._split.check_start(position)
         self._stop_running("load_state_dict")
         self._epoch, self._position = epoch, position
         self._resumes, self._asked_epoch = True, -1
