@@ -48,10 +48,12 @@ def _permute(positions, samples, key, inverse, out):  # type: ignore[no-untyped-
 @numba.njit(nogil=True, cache=True)
 def _draw_donors(positions, samples, lanes, key, count, block, out):  # type: ignore[no-untyped-def]
     ring = np.empty(2 * block, np.int64)
+    begin = end = 0  # of the lane
     for i in range(len(positions)):
         p = positions[i]
-        lane = lane_of(p, samples, lanes)
-        begin, end = lane * samples // lanes, (lane + 1) * samples // lanes
+        if not begin <= p < end:
+            lane = lane_of(p, samples, lanes)
+            begin, end = lane * samples // lanes, (lane + 1) * samples // lanes
         first = begin + (p - begin) // block * block
         last = min(first + block, end)
         if last - first < block and first - begin >= block:

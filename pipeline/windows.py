@@ -98,6 +98,7 @@ class WindowOrder:
         """Windows of a lane, at most."""
         self.window_shards = window if lanes == 1 else min(window + 2, whole + 2, shards)
         """Shards that the samples of a window lie in, at most: those cut by the lane's borders are parts of its first and last."""
+        self._lane_starts = lane_starts(self.samples, lanes)
         self._recent: dict[int, _Epoch] = {}
         self._needed: tuple[tuple[object, ...], list[int]] = ((), [])
 
@@ -119,7 +120,7 @@ class WindowOrder:
 
     def _cut(self, first: np.ndarray) -> np.ndarray:
         """Return the samples before each window: of a lane's whole shards, and at its ends the parts of those that are cut."""
-        starts = lane_starts(self.samples, self.lanes)
+        starts = self._lane_starts
         low, high = (
             np.searchsorted(first, starts[:-1], side="left"),
             np.searchsorted(first, starts[1:], side="right") - 1,
@@ -227,19 +228,16 @@ class WindowOrder:
                 f"WindowOrder.shards_needed: position must be in [0, {longest}], ahead at least 0, count at least 1, past at "
                 f"least 0, got {position}, {ahead}, {count}, {past}"
             )
-        table, starts = self._epoch(epoch), lane_starts(self.samples, self.lanes)
-        starts, ends = starts[lanes.start : lanes.stop], starts[lanes.start + 1 : lanes.stop + 1]
+        borders = self._epoch(epoch).borders
+        starts, ends = self._lane_starts[lanes.start : lanes.stop], self._lane_starts[lanes.start + 1 : lanes.stop + 1]
         # Donors of the last, partial block come from the one before it too.
         last = max(position + count - 1 + DONOR_BLOCK, past if position < past else 0)
-        low = starts + max(position - max(2 * DONOR_BLOCK - 1, past), 0)
-        reach = np.stack([np.minimum(low, ends - 1), np.minimum(starts + last, ends - 1)])
-        begin, end = np.searchsorted(table.borders, reach, side="right").tolist()
+        reach = starts + [[max(position - max(2 * DONOR_BLOCK - 1, past), 0)], [last]]
+        begin, end = np.searchsorted(borders, np.minimum(reach, ends - 1), side="right").tolist()
         asked, needed = self._needed
         key = (epoch, lanes, ahead, begin, end)
         if asked != key:  # the same for all batches inside a window
-            needed = self._list_needed(
-                epoch, lanes, ahead, table.borders[np.subtract(begin, 1)], table.borders[end], ends
-            )
+            needed = self._list_needed(epoch, lanes, ahead, borders[np.subtract(begin, 1)], borders[end], ends)
             self._needed = key, needed
         return list(needed)
 
@@ -250,7 +248,7 @@ class WindowOrder:
         here = [self._shards_of(epoch, *span) for span in zip(begin.tolist(), end.tolist(), strict=True)]
         needed = dict.fromkeys(joined.from_iterable(here))
         follow = [self._shards_of(epoch, *span) for span in zip(end.tolist(), lane_ends.tolist(), strict=True)]
-        starts = lane_starts(self.samples, self.lanes).tolist()
+        starts = self._lane_starts.tolist()
         for of_lane, lane in zip(follow, lanes, strict=True):
             of_lane += self._shards_of(epoch + 1, starts[lane], starts[lane + 1])
         coming = dict.fromkeys(shard for turn in zip_longest(*follow) for shard in turn if shard is not None)
