@@ -232,7 +232,7 @@ class WindowOrder:
         starts, ends = self._lane_starts[lanes.start : lanes.stop], self._lane_starts[lanes.start + 1 : lanes.stop + 1]
         # Donors of the last, partial block come from the one before it too.
         last = max(position + count - 1 + DONOR_BLOCK, past if position < past else 0)
-        reach = starts + [[max(position - max(2 * DONOR_BLOCK - 1, past), 0)], [last]]
+        reach = np.array([[max(position - max(2 * DONOR_BLOCK - 1, past), 0)], [last]]) + starts
         begin, end = np.searchsorted(borders, np.minimum(reach, ends - 1), side="right").tolist()
         asked, needed = self._needed
         key = (epoch, lanes, ahead, begin, end)

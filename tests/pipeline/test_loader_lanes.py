@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from loader_tools import assert_same, collect, make
-from pipeline_shards import disc_image, write_shards, write_tar
+from pipeline_shards import disc_image, write_tar
 
 from figureground.pipeline import recipes
 from figureground.pipeline.lanes import lane_starts
@@ -70,7 +70,10 @@ def epoch_of(shards, recipe, world, step, **options):
                 for i, index in enumerate(batch["index"].tolist()):
                     everything[index] = [
                         *[view[i] for view in batch["views"]],
-                        *[torch.from_numpy(np.ascontiguousarray(rows[i : i + 1]).view(np.uint8)) for rows in batch["params"]],
+                        *[
+                            torch.from_numpy(np.ascontiguousarray(rows[i : i + 1]).view(np.uint8))
+                            for rows in batch["params"]
+                        ],
                         *[v[i] for name in ("corrupted", "mixed") for v in batch.get(name, ()) if v is not None],
                     ]
     return batches, everything
@@ -188,7 +191,7 @@ def test_bad_samples_are_replaced_alike_on_any_layout(tmp_path):
     options = {"lanes": 5, "window": 1, "masks": None, "error_budget": 1.0, "drop_last": False}
     found = []
     for world, step in ((1, 40), (2, 40), (5, 40), (1, 10), (2, 80)):
-        batches, everything = epoch_of(shards, RECIPE, world, step, **options)
+        batches, _ = epoch_of(shards, RECIPE, world, step, **options)
         if step == 40:
             found.append([sorted(batch) for batch in batches])
         ids = sorted(i for batch in batches for i in batch)
@@ -325,28 +328,36 @@ def test_a_small_cache_serves_its_lanes_and_other_epochs_bring_other_shards(fold
         for epoch in range(4):
             ids = [i for node in found for i in node[epoch][0]]
             assert len(set(ids)) == len(ids) == 192
-        by_node = [[frozenset((np.searchsorted(starts, ids, side="right") - 1).tolist()) for ids, _ in node] for node in found]
+        by_node = [
+            [frozenset((np.searchsorted(starts, ids, side="right") - 1).tolist()) for ids, _ in node] for node in found
+        ]
         assert all(len(set(epochs)) > 1 for epochs in by_node), "another epoch gives a node other shards"
         fetched = sum(len(shards) for node in found for _, shards in node)
-        assert fetched <= 4 * (12 + 3), "each shard once an epoch, but for three that borders cut; what a cache still holds, less"
+        assert fetched <= 4 * (12 + 3), (
+            "each shard once an epoch, but for three that borders cut; what a cache still holds, less"
+        )
 
 
 def test_messages(folder, tmp_path, monkeypatch):
     shards = shards_of(folder)
     with pytest.raises(ValueError, match="Loader: lanes must be at least 1, got 0"):
         make(shards, lanes=0)
-    with pytest.raises(TypeError, match="Loader: lanes must be a whole number, got 2.5"):
+    with pytest.raises(TypeError, match=r"Loader: lanes must be a whole number, got 2\.5"):
         make(shards, lanes=2.5)
     with pytest.raises(ValueError, match=r"lanes must be 1 to 30, so that each .* 8 of the 240 samples, got 40"):
         make(shards, lanes=40, batch_size=40)
-    with pytest.raises(ValueError, match=r"must be a multiple of lanes = 3 .*, got 8 x 1 = 8; change batch_size, or lanes"):
+    with pytest.raises(
+        ValueError, match=r"must be a multiple of lanes = 3 .*, got 8 x 1 = 8; change batch_size, or lanes"
+    ):
         make(shards, lanes=3)
-    with pytest.raises(ValueError, match="lanes must be 1 with clusters, .*, got 4"):
+    with pytest.raises(ValueError, match=r"lanes must be 1 with clusters, .*, got 4"):
         make(shards, lanes=4, clusters=np.arange(240))
     with pytest.raises(ValueError, match="or read in lanes, got 'store'"):
         make(shards, recipes.moco_v2(32).with_background("swap", donors="store"), lanes=4)
     far = recipes.moco_v2(32).with_background("swap", donors="past", past=40)
-    with pytest.raises(ValueError, match=r"past \+ the 2 samples of a batch of all ranks in a lane \+ 8 .* got past = 40"):
+    with pytest.raises(
+        ValueError, match=r"past \+ the 2 samples of a batch of all ranks in a lane \+ 8 .* got past = 40"
+    ):
         make(shards, far, lanes=4, window=1)
     pytest.importorskip("aiohttp")
     from loopback import web_server
@@ -354,7 +365,10 @@ def test_messages(folder, tmp_path, monkeypatch):
     with web_server() as site:
         for path in folder.iterdir():
             site.files[path.name] = path.read_bytes()
-        url, sizes = site.url + "part-{000000..000011}.tar", sorted(p.stat().st_size for p in folder.glob("part-0*[0-9].tar"))
+        url, sizes = (
+            site.url + "part-{000000..000011}.tar",
+            sorted(p.stat().st_size for p in folder.glob("part-0*[0-9].tar")),
+        )
         cache = ShardCache(tmp_path / "small", sum(sizes) - 1)
         with pytest.raises(
             ShardError,
