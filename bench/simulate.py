@@ -236,7 +236,7 @@ def verdict(result: Mapping[str, Any], loader_on_gpu: bool = False) -> str:
     advice = ADVICE[limit].format(
         **result,
         lanes_advice=f"--lanes {result['nodes']} (each node its own), "
-        if cached and result["lanes"] < result["nodes"]
+        if cached and result["lanes"] % result["nodes"]
         else "",
         disk_advice="raise --cache-gb (what is fetched is written too), " if cached else "",
     )

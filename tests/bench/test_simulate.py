@@ -129,6 +129,8 @@ def test_lanes_are_advised_where_they_would_help():
     )
     slow = Cluster(16, 8, 5000.0, network_gbit=8, disk_gb_s=20, cores=200)
     assert "; raise --cache-gb" in verdict(predict(slow, LANES))
+    assert "; raise --cache-gb" in verdict(predict(slow, replace(JOB, lanes=8)))
+    assert "; --lanes 2 (each node its own), raise" in verdict(predict(slow, replace(JOB, lanes=3)))
     alone = Cluster(8, 8, 5000.0, network_gbit=8, disk_gb_s=20, cores=200)
     assert "; raise --cache-gb" in verdict(predict(alone, JOB))
 
