@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from figureground.pipeline.ranks import find_rank
+from figureground.pipeline.ranks import find_rank, ranks_of_node
 
 SCRIPT = """
 import json, sys
@@ -93,3 +93,11 @@ def test_the_environment_is_asked_last(monkeypatch):
         find_rank(None, None)
     with pytest.raises(TypeError, match="rank must be a whole number, got '0'"):
         find_rank("0", 1)
+
+
+def test_ranks_of_a_node(monkeypatch):
+    for said, ranks in (("8", 8), (" 4 ", 4), ("0", 1), ("some", 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", said)
+        assert ranks_of_node() == ranks
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    assert ranks_of_node() == 1
