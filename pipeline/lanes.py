@@ -14,7 +14,8 @@ read a few lanes, other shards each epoch, and the batch that all ranks make tog
 Any number of ranks will do; where it is no divisor or multiple of the lanes, two ranks share a lane and both need its shards. What
 works in blocks of positions (donors, styles, mixing) or looks back (`donors="past"`) counts from its lane's start and stays in it.
 
-This is what MosaicML Streaming calls canonical nodes (`num_canonical_nodes`); there it is given by the nodes of the first run.
+This is what MosaicML Streaming calls canonical nodes (`num_canonical_nodes`, there by default the nodes of the first run). Without
+shuffling a batch takes samples from the front of each lane too, so they do not come in their order.
 """
 
 from __future__ import annotations

@@ -121,12 +121,11 @@ class WindowOrder:
     def _cut(self, first: np.ndarray) -> np.ndarray:
         """Return the samples before each window: of a lane's whole shards, and at its ends the parts of those that are cut."""
         starts = self._lane_starts
-        low, high = (
-            np.searchsorted(first, starts[:-1], side="left"),
-            np.searchsorted(first, starts[1:], side="right") - 1,
-        )
+        low = np.searchsorted(first, starts[:-1], side="left")
+        high = np.searchsorted(first, starts[1:], side="right") - 1
         borders: list[int] = []
-        for start, begin, whole in zip(starts.tolist(), low.tolist(), np.maximum(high - low, 0).tolist(), strict=False):
+        for start, begin, end in zip(starts[:-1].tolist(), low.tolist(), high.tolist(), strict=True):
+            whole = max(end - begin, 0)
             windows = max(-(-whole // self.window), 1)
             borders += [start, *first[begin + np.arange(1, windows) * whole // windows].tolist()]
         return np.array([*borders, self.samples], np.int64)
