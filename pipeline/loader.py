@@ -203,6 +203,10 @@ class Loader:
             + extra_rows(recipe) * self._split.cut_runs(block) + (0 if textures is None else batch_size),
             device=view_device.name, threads=threads, masks=sidecars is not None, max_pixels=max_pixels, boxes=recipe.anchors,
         )  # fmt: skip
+        ahead = None
+        if self._store.is_remote and isinstance(self._order, WindowOrder):
+            reach = reach_of(recipe, samples, own)
+            ahead = Ahead(self._store, (sidecars, textures), self._order, self._split, past=reach, block=block)
         self._engine = Engine(
             recipe,
             self._store,
@@ -210,10 +214,7 @@ class Loader:
                 self._store, decoder, recipe, self._order, self._split, self._quarantine,
                 masks=None if sidecars is None else JoinedMasks(sidecars, self._backgrounds),
                 all_masks=with_masks, negatives=with_negatives,
-                ahead=None if not (self._store.is_remote and isinstance(self._order, WindowOrder)) else Ahead(
-                    self._store, (sidecars, textures), self._order, self._split, past=reach_of(recipe, samples, own), block=block
-                ),
-                backgrounds=self._backgrounds, partners=partners, textures=textures,
+                ahead=ahead, backgrounds=self._backgrounds, partners=partners, textures=textures,
             ),
             Masker(
                 recipe, masks if wanted else None, method=method, all_samples=with_masks or (with_negatives and recipe.swaps),

@@ -256,11 +256,8 @@ class WindowOrder:
     def _shards_of(self, epoch: int, begin: int, end: int) -> list[int]:
         """List the shards that the samples from `begin` to `end` of an epoch, before the shuffle, lie in."""
         table = self._epoch(epoch)
-        low, high = (
-            np.searchsorted(table.first, begin, side="right") - 1,
-            np.searchsorted(table.first, end, side="left"),
-        )
-        shards = table.shards[low:high]
+        low = int(np.searchsorted(table.first, begin, side="right")) - 1
+        shards = table.shards[low : int(np.searchsorted(table.first, end, side="left"))]
         found: list[int] = shards[self.starts[shards] < self.starts[shards + 1]].tolist()
         return found
 
