@@ -372,9 +372,10 @@ def test_an_epoch_over_the_web(site, tmp_path):
             assert cache.used_bytes <= cache.max_bytes
         assert sorted(seen) == list(range(240))
         # Each shard is fetched once in an epoch though the cache holds nine of twelve; the next epoch's first are there too.
-        assert cache.stats()["fetched"] <= 12 + 3
+        fetched = cache.stats()["fetched"]
+        assert fetched <= 12 + 3
         hits = [len(site.gets(f"t-{shard:02d}.tar")) for shard in range(12)]
-        assert sum(hits) == cache.stats()["fetched"]
+        assert fetched <= sum(hits) <= fetched + 2  # two threads may just be fetching one each
         assert min(hits) == 1
 
 
