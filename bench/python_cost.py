@@ -37,9 +37,10 @@ from figureground.pipeline.decode import Decoder
 from figureground.pipeline.decoded import Decoded
 from figureground.pipeline.device import make_device
 from figureground.pipeline.engine import Engine
+from figureground.pipeline.lanes import Split
 from figureground.pipeline.mask_files import MaskFiles
 from figureground.pipeline.masking import Masker
-from figureground.pipeline.order import Order, Split
+from figureground.pipeline.order import Order
 from figureground.pipeline.plan import draw_plan
 from figureground.pipeline.quarantine import Quarantine
 from figureground.pipeline.screen import as_pieces, screen_files

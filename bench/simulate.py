@@ -7,10 +7,11 @@ What one image costs on the CPU comes from the JSON of `bench throughput` (its c
 `--core-speed` times as fast) or from `--decode-ms` and `--augment-ms`. How fast a GPU trains is yours to say, and, when the loader
 runs on the GPUs too, what one GPU decodes and augments with nothing else to do (`--gpu-loader-images-per-s`): both share its time.
 
-Ranks take runs of each global batch, so every node visits every shard in each epoch. From a store (`--source store`) each node
-therefore fetches the whole data set once an epoch, less what its cache keeps: the network's need per node does not fall with the
-number of nodes. What was used least recently goes first, and each epoch comes in a new order, so a cache of half the data set saves
-15 % of the fetches, not 50 % (see `kept_share`). Gradients, checkpoints and headers of tars are left out.
+Without lanes ranks take runs of each global batch, so every node visits every shard in each epoch. From a store (`--source store`)
+each node therefore fetches the whole data set once an epoch, less what its cache keeps: the network's need per node does not fall
+with the number of nodes. With `--lanes` (`Loader(lanes=...)`) a node fetches the shards of its own lanes only. What was used least
+recently goes first, and each epoch comes in a new order, so a cache of half the data set saves 15 % of the fetches, not 50 % (see
+`kept_share`). Gradients, checkpoints and headers of tars are left out.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from figureground.bench.cache_model import kept_share
 from figureground.bench.harness import print_table, write_json
+from figureground.pipeline.lanes import lanes_of_ranks
 
 RECIPE = "moco_v2 + swap p=0.2"
 """Row of the throughput document whose CPU cost is used by default."""
 ADVICE = {
-    "network": "raise --cache-gb (whole data set: {dataset_gb:.0f} GB a node), or put the shards on the nodes' disks",
-    "disk": "{disk_advice}more memory for the page cache, or faster disks",
+    "network": "{lanes_advice}raise --cache-gb (whole data set: {dataset_gb:.0f} GB a node), or put the shards on the nodes' disks",
+    "disk": "{lanes_advice}{disk_advice}more memory for the page cache, or faster disks",
     "CPU": "move decoding and augmentation to the GPUs (device='cuda'), or take more cores",
     "GPU": "nothing to gain from a faster loader on the CPU's side",
 }
@@ -89,9 +92,11 @@ class Job:
     """Room for fetched shards, per node [GB]."""
     window: int = 8
     """Shards whose samples are shuffled together when they are fetched."""
+    lanes: int = 1
+    """Parts of an epoch of which a node reads its own; 1: every node reads all."""
 
     def __post_init__(self) -> None:
-        for name in ("images", "image_kb", "shard_mb", "cpu_ms", "window"):
+        for name in ("images", "image_kb", "shard_mb", "cpu_ms", "window", "lanes"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"Job: {name} must be more than 0, got {getattr(self, name)}")
         if self.cache_gb < 0:
@@ -105,9 +110,9 @@ class Job:
         return self.images * self.image_kb / 1e6
 
     @property
-    def least_cache_gb(self) -> float:
-        """Two windows of shards, or the data set if that is smaller [GB]."""
-        return min(2 * self.window * self.shard_mb / 1e3, self.dataset_gb)
+    def shards(self) -> int:
+        """Number of shards."""
+        return math.ceil(1e3 * self.dataset_gb / self.shard_mb)
 
 
 @dataclass(frozen=True)
@@ -125,22 +130,20 @@ class Need:
         return self.has / self.per_image if self.per_image else math.inf
 
 
-def kept_share(room: float) -> float:
-    """Return the share of accesses that a cache saves, which holds a share `room` of the data and evicts the least recently used.
+def lanes_read(cluster: Cluster, job: Job) -> int:
+    """Return how many lanes the node reads that reads most of them."""
+    nodes = [
+        (first, min(first + cluster.node_gpus, cluster.gpus)) for first in range(0, cluster.gpus, cluster.node_gpus)
+    ]
+    return max(len(lanes_of_ranks(first, end, cluster.gpus, job.lanes)) for first, end in nodes)
 
-    Notes
-    -----
-    Each epoch is a new random order. Something used at u of one epoch (0..1) and at v of the next is still there if what was used
-    in between, 1 - u and v less what is counted twice, fits: 1 - u (1 - v) <= room. So with a = 1 - room the share is
-    P(u (1 - v) >= a) = 1 - a + a ln a.
 
-    Examples
-    --------
-    >>> [round(kept_share(room), 3) for room in (0.0, 0.1, 0.5, 0.9, 1.0, 2.0)]
-    [0.0, 0.005, 0.153, 0.67, 1.0, 1.0]
-    """
-    missing = 1 - min(room, 1.0)
-    return 1 - missing + missing * math.log(missing) if missing > 0 else 1.0
+def least_cache_gb(cluster: Cluster, job: Job) -> float:
+    """Return the size of two windows of shards for each lane of a node, or of the data set if that is smaller [GB]."""
+    window = (
+        job.window if job.lanes == 1 else min(job.window, math.ceil(job.shards / job.lanes)) + 2
+    )  # and those that borders cut
+    return min(2 * window * lanes_read(cluster, job) * job.shard_mb / 1e3, job.dataset_gb)
 
 
 def node_needs(cluster: Cluster, job: Job) -> dict[str, Need]:
@@ -148,27 +151,33 @@ def node_needs(cluster: Cluster, job: Job) -> dict[str, Need]:
 
     Notes
     -----
-    store: of each image that any node trains, every node fetches the bytes that its cache does not hold, so an image of its own
-    costs a full node as many fetches as there are nodes; each is written to disk and its own image is read back. Cache and page
-    cache save `kept_share` of the fetches and of the reads.
+    store: of each image that any node trains, a node fetches the bytes that its cache does not hold, with lanes those of its own
+    lanes and of one shard more (which a border cuts). So without lanes an image of its own costs a full node as many fetches as
+    there are nodes. Each is written to disk and its own image is read back, from memory if that holds the windows that are in
+    use. Cache and page cache save `kept_share` of the fetches and of the reads.
 
     Examples
     --------
     >>> cluster = Cluster(16, 8, 1000.0, network_gbit=8, disk_gb_s=2, cores=20)
+    >>> two = Job(1_000_000, image_kb=100, shard_mb=500, cpu_ms=2.0, lanes=2)
     >>> needs = node_needs(cluster, Job(1_000_000, image_kb=100, shard_mb=500, cpu_ms=2.0))
     >>> {name: round(need.limit) for name, need in needs.items()}
     {'network': 5016, 'disk': 6681, 'CPU': 10000, 'GPU': 8000}
+    >>> {name: round(need.limit) for name, need in node_needs(cluster, two).items()}
+    {'network': 10004, 'disk': 10002, 'CPU': 10000, 'GPU': 8000}
     """
-    size = 1e3 * job.image_kb
+    size, least = 1e3 * job.image_kb, least_cache_gb(cluster, job)
     in_memory = kept_share(cluster.memory_gb / job.dataset_gb)
-    fetched = 0.0
+    fetched, read = 0.0, size
     if job.source == "store":
-        cache = max(job.cache_gb, job.least_cache_gb)
-        fetched = cluster.gpus / cluster.node_gpus * size * (1 - kept_share(cache / job.dataset_gb))
+        visited = 1.0 if job.lanes == 1 else min(lanes_read(cluster, job) / job.lanes + 1 / job.shards, 1.0)
+        kept = kept_share(max(job.cache_gb, least) / job.dataset_gb, visited)
+        fetched = cluster.gpus / cluster.node_gpus * size * visited * (1 - kept)
+        read = size * kept if cluster.memory_gb >= least else size
     gpu_s = 1 / cluster.train_rate + (1 / cluster.loader_rate if cluster.loader_rate else 0.0)
     return {
         "network": Need(fetched, cluster.network_gbit * 1e9 / 8),
-        "disk": Need(fetched + size * (1 - in_memory), cluster.disk_gb_s * 1e9),
+        "disk": Need(fetched + read * (1 - in_memory), cluster.disk_gb_s * 1e9),
         "CPU": Need(job.cpu_ms / 1e3, cluster.cores),
         "GPU": Need(gpu_s, cluster.node_gpus),
     }
@@ -209,8 +218,9 @@ def predict(cluster: Cluster, job: Job) -> dict[str, Any]:
         "stall_share": round(1 - rate / wanted, 4),
         "epoch_s": round(job.images / rate, 1),
         "dataset_gb": round(job.dataset_gb, 1),
-        "least_cache_gb": round(job.least_cache_gb, 1) if job.source == "store" else 0.0,
-        "shards": math.ceil(1e3 * job.dataset_gb / job.shard_mb),
+        "least_cache_gb": round(least_cache_gb(cluster, job), 1) if job.source == "store" else 0.0,
+        "lanes": job.lanes,
+        "shards": job.shards,
         "resources": resources,
     }
 
@@ -224,7 +234,11 @@ def verdict(result: Mapping[str, Any], loader_on_gpu: bool = False) -> str:
         return f"The GPUs are the limit{taken}: {pace}, an epoch in {result['epoch_s']:,.0f} s; {ADVICE['GPU']}."
     cached = result["least_cache_gb"] > 0
     advice = ADVICE[limit].format(
-        **result, disk_advice="raise --cache-gb (what is fetched is written too), " if cached else ""
+        **result,
+        lanes_advice=f"--lanes {result['nodes']} (each node its own), "
+        if cached and result["lanes"] % result["nodes"]
+        else "",
+        disk_advice="raise --cache-gb (what is fetched is written too), " if cached else "",
     )
     return (
         f"The {limit} is the limit: {pace}, the trainer waits {100 * result['stall_share']:.0f} % of its time, an epoch takes "
@@ -269,6 +283,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--source", choices=("store", "disk"), default="store", help="shards are fetched, or lie on each node's disk")
     add("--cache-gb", type=float, default=0, help="room for fetched shards a node (at least two windows are taken)")
     add("--window", type=int, default=8, help="shards shuffled together when they are fetched")
+    add(
+        "--lanes",
+        type=int,
+        default=1,
+        help="parts of an epoch of which a node reads its own (default: 1, every node reads all)",
+    )
     add("--network-gbit", type=float, required=True, help="a node")
     add("--disk-gb-s", type=float, required=True, help="a node")
     add("--memory-gb", type=float, default=0, help="page cache a node")
@@ -305,7 +325,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.memory_gb, args.gpu_loader_images_per_s,
         )  # fmt: skip
         job = Job(
-            args.images, args.image_kb, args.shard_mb, decode + augment, args.source, args.cache_gb, args.window
+            args.images, args.image_kb, args.shard_mb, decode + augment, args.source, args.cache_gb, args.window, args.lanes
         )  # fmt: skip
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)

@@ -23,13 +23,15 @@ from .companions import Companions, find_companions
 from .decode import Decoder
 from .decoded import Decoded, join_decoded
 from .donors import Donors
-from .order import Order, Split
+from .lanes import Split
+from .needs import Ahead
+from .order import Order
 from .pairs import Partners
 from .plan import draw_plan, draws_masks
 from .quarantine import ImageSource, Quarantine
 from .recipe import Recipe
 from .tables import Slots
-from .windows import Ahead, WindowOrder
+from .windows import WindowOrder
 
 _MAX_ATTEMPTS = 10_000
 _MOST_UNFIT = 100

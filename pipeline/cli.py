@@ -109,6 +109,9 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--window", type=int, default=8, metavar="N", help="shards shuffled together, for URLs (default: 8)"
     )
+    parser.add_argument(
+        "--lanes", type=int, default=1, metavar="N", help="parts of an epoch of which a node reads its own (default: 1)"
+    )
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu (default: cuda)")
     parser.add_argument("--seed", type=int, default=0)
     add_recipe(parser)

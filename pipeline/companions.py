@@ -1,7 +1,8 @@
 """Who works with whom: the samples that lend a style, or pixels, to those of a batch.
 
 Lenders are found by positions in the epoch's order alone: an aligned block of positions has one style for each view, an aligned
-group of positions is mixed, a partner lies in the same aligned block of 8. So a view depends on neither batch nor rank, and a
+group of positions is mixed, a partner lies in the same aligned block of 8; with lanes all of these are aligned with the start of
+their lane, and end with it. So a view depends on neither batch nor rank, and a
 replayed sample is the same. Lenders that are not in a batch go through the whole recipe behind it, and are not handed out;
 a batch whose size is a multiple of the blocks has none.
 """
@@ -14,6 +15,7 @@ import numba
 import numpy as np
 
 from .hashing import chain, uniform
+from .lanes import lane_of, lane_starts
 from .order import DONOR_BLOCK, Order, _order_key
 from .recipe import Recipe
 from .windows import WindowOrder
@@ -59,7 +61,7 @@ def lookahead(recipe: Recipe) -> int:
 
 
 def extra_rows(recipe: Recipe) -> int:
-    """Return how many lenders, and donors of lenders, a batch of consecutive positions has at most, but for huge recipes."""
+    """Return how many lenders, and donors of lenders, a run of consecutive positions has at most, but for huge recipes."""
     styles = len(recipe.style.views) if recipe.style else 0
     partners = 2 * DONOR_BLOCK if recipe.corruption and recipe.corruption.partner_p else 0
     groups = 2 * (recipe.mixing.group - 1) if recipe.mixing else 0
@@ -96,9 +98,11 @@ def find_companions(recipe: Recipe, order: Order | WindowOrder, epoch: int, posi
     groups = np.full((count, mixing.group if mixing else 0), -1, np.int64)
     place = np.zeros(count, np.int8)
     if mixing is not None:
-        first = positions // mixing.group * mixing.group
-        place = (positions - first).astype(np.int8)
-        whole = first + mixing.group <= order.samples
+        starts = lane_starts(order.samples, order.lanes)
+        lane = np.searchsorted(starts, positions, side="right") - 1
+        place = ((positions - starts[lane]) % mixing.group).astype(np.int8)
+        first = positions - place
+        whole = first + mixing.group <= starts[lane + 1]
         groups[whole] = first[whole, None] + np.arange(mixing.group)
     partners = np.full((views, count), -1, np.int64)
     if corruption is not None and corruption.partner_p:
@@ -111,7 +115,7 @@ def find_companions(recipe: Recipe, order: Order | WindowOrder, epoch: int, posi
     if style is not None:
         key = _key(order, epoch, _STYLE)
         for view in style.views:
-            styles[view] = _styles(finished, key, view, style.block, style.p, order.samples)
+            styles[view] = _styles(finished, key, view, style.block, style.p, order.samples, order.lanes)
     every = _behind(finished, styles.ravel())
     row_of: dict[int, int] = {}
     for row, position in enumerate(every.tolist()):
@@ -144,14 +148,16 @@ def _wanted(positions, key, view, p):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def _styles(positions, key, view, block, p, samples):  # type: ignore[no-untyped-def]
+def _styles(positions, key, view, block, p, samples, lanes):  # type: ignore[no-untyped-def]
     """Draw the lender of each position's block: its position, or -1."""
     out = np.empty(len(positions), np.int64)
     for i in range(len(positions)):
-        number = positions[i] // block
-        h = chain(chain(key, number), view)
+        lane = lane_of(positions[i], samples, lanes)
+        begin, end = lane * samples // lanes, (lane + 1) * samples // lanes
+        number = (positions[i] - begin) // block
+        h = chain(chain(key, lane * samples + number), view)
         out[i] = -1
         if uniform(h, _APPLIED) < p:
-            size = min(block, samples - number * block)
-            out[i] = number * block + np.int64(chain(h, _PICK) % np.uint64(size))
+            first = begin + number * block
+            out[i] = first + np.int64(chain(h, _PICK) % np.uint64(min(block, end - first)))
     return out

@@ -15,9 +15,9 @@ samples, `moco_v2`, p = 0.2: 64 images a batch for "block", 73 for "past" of 64,
 a sample.
 
 "past" is a queue of past backgrounds (Mo et al.'s code falls back to one), made a function of the position: nothing is kept, so
-the images are decoded again. At the start of an epoch, where fewer than `past` positions lie before p, the candidates are the
-other ones of the first `past` + 1. So it needs only what lies near, as do fetched shards, whose cache holds two windows; "store" is
-refused for these.
+the images are decoded again. At the start of an epoch (or of a lane, see `lanes`), where fewer than `past` positions lie before
+p, the candidates are the other ones of the first `past` + 1. So it needs only what lies near, as do lanes, and fetched shards,
+whose cache holds two windows; "store" is refused for these.
 
 The donors of the views of one sample differ while there are enough candidates. The swap negative's image is always of the
 block: it shows another figure, and is needed for each sample of a batch, so further decoding would double the cost.
@@ -32,6 +32,7 @@ import numpy as np
 
 from .config import Background
 from .hashing import chain
+from .lanes import lane_starts
 from .order import DONOR_BLOCK, Order, _order_key, _stand_in
 from .recipe import Recipe
 from .windows import WindowOrder
@@ -143,11 +144,13 @@ class Donors:
         return donors
 
     def _within(self, epoch: int, positions: np.ndarray, count: int, reach: int) -> np.ndarray:
-        """Draw among the `reach` positions before each; see the module's text for an epoch's start."""
+        """Draw among the `reach` positions before each; see the module's text for the start of an epoch or lane."""
         positions = np.ascontiguousarray(positions, np.int64)
         out = np.empty((len(positions), count), np.int64)
-        low = np.maximum(positions - reach, 0)
-        _draw_distinct(positions, low, min(reach + 1, self.samples), positions, self._key(epoch, _REACH), out)
+        starts = lane_starts(self.samples, self._order.lanes)
+        begin = starts[np.searchsorted(starts, positions, side="right") - 1]
+        low, size = np.maximum(positions - reach, begin), min(reach + 1, self.samples // self._order.lanes)
+        _draw_distinct(positions, low, size, positions, self._key(epoch, _REACH), out)
         return out
 
     def _of_set(self, epoch: int, positions: np.ndarray, count: int) -> np.ndarray:
@@ -190,8 +193,10 @@ def rule_of(background: Background | None, samples: int, backgrounds: int = 0) -
     return min(reach, samples - 1)
 
 
-def most_images(recipe: Recipe, batch_size: int, samples: int, backgrounds: int = 0) -> int:
+def most_images(recipe: Recipe, batch_size: int, samples: int, backgrounds: int = 0, cut_runs: int = 1) -> int:
     """Return how many images a batch takes at most, donors and partners included.
+
+    `cut_runs` is how many runs of positions it consists of whose ends may cut blocks; see `Split.cut_runs`.
 
     Examples
     --------
@@ -202,7 +207,8 @@ def most_images(recipe: Recipe, batch_size: int, samples: int, backgrounds: int 
     """
     far = sum(rule_of(view.background, samples, backgrounds) != 0 for view in recipe.views)
     paired = sum(view.pair is not None for view in recipe.views)
-    return batch_size * (1 + far + paired) + EXTRA_IMAGES
+    more = min((cut_runs - 1) * EXTRA_IMAGES, batch_size * (len(recipe.views) + 1))
+    return batch_size * (1 + far + paired) + EXTRA_IMAGES + more
 
 
 def reach_of(recipe: Recipe, samples: int, backgrounds: int = 0) -> int:
@@ -218,7 +224,7 @@ def check_donors(recipe: Recipe, order: Order | WindowOrder, step: int, backgrou
     recipe : Recipe
     order : Order or WindowOrder
     step : int
-        Positions that one batch of all ranks takes.
+        Positions (of each lane) that one batch of all ranks takes.
     backgrounds : int or None
         Size of the user's set; None: there is none.
 
@@ -246,12 +252,13 @@ def check_donors(recipe: Recipe, order: Order | WindowOrder, step: int, backgrou
         return
     if any(ground.donors == "store" for ground in grounds):
         raise ValueError(
-            "Loader: donors must be 'block' or 'past' where shards are fetched (URLs), got 'store', whose shard may not be in the "
-            "cache; or pass backgrounds=..."
+            "Loader: donors must be 'block' or 'past' where shards are fetched (URLs) or read in lanes, got 'store', whose shard "
+            "need not be at hand; or pass backgrounds=..."
         )
     reach, room = reach_of(recipe, order.samples), order.smallest_window
     if reach and order.windows > 2 and reach + step + DONOR_BLOCK > room:
+        of_lane = " in a lane" if order.lanes > 1 else ""
         raise ValueError(
-            f"Loader: past + the {step} samples of a batch of all ranks + {DONOR_BLOCK} must be at most the {room} samples of the "
-            f"smallest window of fetched shards, got past = {reach}; lower past or raise window"
+            f"Loader: past + the {step} samples of a batch of all ranks{of_lane} + {DONOR_BLOCK} must be at most the {room} "
+            f"samples of the smallest window of shards, got past = {reach}; lower past or raise window"
         )

@@ -23,12 +23,14 @@ from .decode import Decoder
 from .device import ARRAY_DTYPES, make_device
 from .donors import check_donors, most_images, reach_of
 from .engine import Engine, Epoch, check_process
+from .epochs import plan_epochs
 from .extras import check_loading, open_textures
 from .figure_crops import check_masks
 from .formats import FORMATS, WITH_MASKS, WITH_NEGATIVES
 from .lookalikes import Sampler, Sized
 from .masking import Masker, MaskMode, check_sidecars
-from .order import Order, Split
+from .needs import Ahead
+from .order import DONOR_BLOCK
 from .other_class import check_labels
 from .pairs import find_partners
 from .processors import own_processors
@@ -36,10 +38,9 @@ from .quarantine import Quarantine
 from .ranks import confirm_rank, find_rank
 from .recipe import Recipe
 from .sample_groups import GroupSource, groups_fingerprint, read_groups
-from .states import STATE_VERSION, note_masks, read_state
-from .stratified import stratify
+from .states import make_state, note_masks, read_state
 from .whole_numbers import as_integer
-from .windows import Ahead, WindowOrder
+from .windows import WindowOrder
 
 
 class Loader:
@@ -91,7 +92,11 @@ class Loader:
     cache : ShardCache, optional
         Where shards given as URLs (s3://, gs://, https://, ...) are kept; needed for those, and shared by the ranks of a node.
     window : int
-        Shards whose samples are shuffled together when shards are URLs; see `figureground.pipeline.windows`.
+        Shards whose samples are shuffled together when shards are URLs, or with lanes; see `figureground.pipeline.windows`.
+    lanes : int
+        Equal parts of each epoch, of which a node reads (and fetches) its own; every batch of all ranks takes as many samples of
+        each. Fixed for a whole run, like the seed: best the largest number of nodes it may have. It must divide
+        batch_size x world_size, best 8 times. 1: every node reads all. See `figureground.pipeline.lanes`.
     backgrounds : str, path or sequence of them, optional
         Images of your own that become the grounds of views, instead of other samples: a folder of image files (any depth), or
         shards. Background i has the sample id len(loader.dataset) + i in `params`. See `figureground.pipeline.backgrounds`.
@@ -146,6 +151,7 @@ class Loader:
         max_pixels: int = 2**27,
         cache: ShardCache | None = None,
         window: int = 8,
+        lanes: int = 1,
         backgrounds: str | Path | Sequence[str | Path] | None = None,
         groups: GroupSource | None = None,
         clusters: GroupSource | None = None,
@@ -156,6 +162,7 @@ class Loader:
         prefetch = as_integer("Loader: prefetch", prefetch, 1)
         threads = own_processors() if threads is None else as_integer("Loader: threads", threads, 1)
         window, max_pixels = as_integer("Loader: window", window, 1), as_integer("Loader: max_pixels", max_pixels, 1)
+        lanes = as_integer("Loader: lanes", lanes, 1)
         masks_dir, textures_dir, quarantine = as_place(masks_dir), as_place(textures_dir), quarantine_place(quarantine)
         warn_of_places(recipe, masks, masks_dir, textures_dir)
         check_loading(recipe, format=format, masks=masks, batch_size=batch_size)
@@ -166,21 +173,15 @@ class Loader:
         self._store = Store(shards, cache=cache)
         check_samples(self._store, boxes=recipe.anchors and masks is None)
         samples = len(self._store)
-        self._order: Order | WindowOrder = Order(samples, seed, shuffle)
-        if self._store.is_remote:
-            self._store.plan_windows(window)
-            self._order = WindowOrder(self._store.starts, seed, shuffle, window=window)
-        self._window = window if self._store.is_remote else 0
-        self._inputs: dict[str, str | None] = {}
-        if clusters is not None:
-            self._order, self._inputs["clusters"] = stratify(
-                self._store, clusters, seed, shuffle=shuffle, step=batch_size * world_size, world_size=world_size,
-                drop_last=drop_last,
-            )  # fmt: skip
-        self._split = Split(self._order.samples, batch_size, rank, world_size, drop_last)
+        self._epochs = plan_epochs(
+            self._store, seed, shuffle=shuffle, window=window, lanes=lanes, clusters=clusters, batch_size=batch_size, rank=rank,
+            world_size=world_size, drop_last=drop_last,
+        )  # fmt: skip
+        self._order, self._split = self._epochs.order, self._epochs.split
+        self._inputs: dict[str, str | None] = {**self._epochs.inputs}
         self._backgrounds = None if backgrounds is None else Backgrounds(backgrounds, samples)
         own = 0 if self._backgrounds is None else len(self._backgrounds)
-        check_donors(recipe, self._order, self._split.step, None if backgrounds is None else own)
+        check_donors(recipe, self._order, self._split.lane_step, None if backgrounds is None else own)
         check_masks(recipe, masks)
         check_labels(recipe, self._store)
         if self._backgrounds is not None:
@@ -196,14 +197,20 @@ class Loader:
             self._store, self._store.shards, budget=error_budget, samples=-(-samples // world_size), path=quarantine,
             backgrounds=self._backgrounds,
         )  # fmt: skip
+        block = lookahead(recipe)
         labels = None if groups is None else read_groups(groups, self._store, "groups")
         partners = find_partners(recipe, self._store, labels, seed)
         if labels is not None:
             self._inputs["groups"] = groups_fingerprint(labels)
         decoder = Decoder(
-            most_images(recipe, batch_size, samples, own) + extra_rows(recipe) + (0 if textures is None else batch_size),
+            most_images(recipe, batch_size, samples, own, self._split.cut_runs(DONOR_BLOCK))
+            + extra_rows(recipe) * self._split.cut_runs(block) + (0 if textures is None else batch_size),
             device=view_device.name, threads=threads, masks=sidecars is not None, max_pixels=max_pixels, boxes=recipe.anchors,
         )  # fmt: skip
+        ahead = None
+        if self._store.is_remote and isinstance(self._order, WindowOrder):
+            reach = reach_of(recipe, samples, own)
+            ahead = Ahead(self._store, (sidecars, textures), self._order, self._split, past=reach, block=block)
         self._engine = Engine(
             recipe,
             self._store,
@@ -211,11 +218,7 @@ class Loader:
                 self._store, decoder, recipe, self._order, self._split, self._quarantine,
                 masks=None if sidecars is None else JoinedMasks(sidecars, self._backgrounds),
                 all_masks=with_masks, negatives=with_negatives,
-                ahead=Ahead(
-                    self._store, (sidecars, textures), self._order, self._split, window,
-                    past=reach_of(recipe, samples, own), block=lookahead(recipe),
-                ),
-                backgrounds=self._backgrounds, partners=partners, textures=textures,
+                ahead=ahead, backgrounds=self._backgrounds, partners=partners, textures=textures,
             ),
             Masker(
                 recipe, masks if wanted else None, method=method, all_samples=with_masks or (with_negatives and recipe.swaps),
@@ -332,18 +335,9 @@ class Loader:
         """
         asked = self._asked_epoch >= 0 and not self._is_running(self._asked_epoch)
         epoch, position = self._next_pass() if asked else (self._epoch, self._position)
-        return {
-            "version": STATE_VERSION,
-            "epoch": epoch,
-            "position": position,
-            "seed": self._order.seed,
-            "shuffle": self._order.shuffle,
-            "window": self._window,
-            "samples": len(self._store),
-            "shards": self._store.fingerprint,
-            "recipe": self._recipe.fingerprint,
-            **self._inputs,
-        }
+        return make_state(
+            epoch, position, store=self._store, recipe=self._recipe, epochs=self._epochs, inputs=self._inputs
+        )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken: the next iteration yields the samples not yet delivered, each once.
@@ -355,7 +349,8 @@ class Loader:
         ValueError
             If shards, recipe, seed, order or masks differ; the message names what. See `states` for those of earlier versions.
         """
-        epoch, position = read_state(state, self.state_dict(), self._split.samples)
+        epoch, position = read_state(state, self.state_dict())
+        self._split.check_start(position)
         self._stop_running("load_state_dict")
         self._epoch, self._position = epoch, position
         self._resumes, self._asked_epoch = True, -1

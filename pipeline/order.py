@@ -2,8 +2,8 @@
 
 An epoch visits positions 0 .. N-1. With shuffling, `Order.sample_ids` maps a position to a sample id by a keyed bijection
 (a Feistel network with cycle walking, Black and Rogaway 2002), so a shuffle of any size costs no memory, starts at any
-position at once, and has an inverse. Ranks take consecutive runs of each global batch (`Split`), hence the sample at a
-position, and everything planned for it, does not depend on batch size or the number of ranks.
+position at once, and has an inverse. Ranks take runs of each global batch (`Split`), hence the sample at a position, and
+everything planned for it, does not depend on batch size or the number of ranks.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numba
 import numpy as np
 
 from .hashing import chain, splitmix64
+from .lanes import LEAST_SAMPLES, lane_of
 
 DONOR_BLOCK = 8
 """Donors of a sample are drawn from its aligned block of this many positions; see `Order.donors`."""
@@ -45,13 +46,17 @@ def _permute(positions, samples, key, inverse, out):  # type: ignore[no-untyped-
 
 
 @numba.njit(nogil=True, cache=True)
-def _draw_donors(positions, samples, key, count, block, out):  # type: ignore[no-untyped-def]
+def _draw_donors(positions, samples, lanes, key, count, block, out):  # type: ignore[no-untyped-def]
     ring = np.empty(2 * block, np.int64)
+    begin = end = 0  # of the lane
     for i in range(len(positions)):
         p = positions[i]
-        first = (p // block) * block
-        last = min(first + block, samples)
-        if last - first < block and first >= block:
+        if not begin <= p < end:
+            lane = lane_of(p, samples, lanes)
+            begin, end = lane * samples // lanes, (lane + 1) * samples // lanes
+        first = begin + (p - begin) // block * block
+        last = min(first + block, end)
+        if last - first < block and first - begin >= block:
             # The last, partial block draws from the one before it too: every sample has a choice of donors.
             first -= block
         others = 0
@@ -100,10 +105,17 @@ class Order:
     """Any integer; taken modulo 2**64."""
     shuffle: bool = True
     """False: position p is sample p in every epoch."""
+    lanes: int = 1
+    """Runs of the epoch in each of which blocks are counted anew; see `figureground.pipeline.lanes`."""
 
     def __post_init__(self) -> None:
         if self.samples < 1:
             raise ValueError(f"Order: samples must be at least 1, got {self.samples}; are the shards empty?")
+        if self.lanes < 1 or (self.lanes > 1 and self.samples // self.lanes < LEAST_SAMPLES):
+            raise ValueError(
+                f"Loader: lanes must be 1 to {max(self.samples // LEAST_SAMPLES, 1)}, so that each of them holds at least "
+                f"{LEAST_SAMPLES} of the {self.samples} samples, got {self.lanes}"
+            )
 
     def _key(self, epoch: int, purpose: int) -> np.uint64:
         return np.uint64(_order_key(np.uint64(self.seed % 2**64), epoch, purpose))
@@ -132,7 +144,7 @@ class Order:
     def donors(self, epoch: int, positions: np.ndarray, count: int) -> np.ndarray:
         """Return the positions (P, count) int64 of `count` donors for each position.
 
-        A donor is another sample of the same aligned block of `DONOR_BLOCK` positions. Blocks are made anew by each
+        A donor is another sample of the same block of `DONOR_BLOCK` positions, aligned with its lane. Blocks are made anew by each
         epoch's shuffle, so over epochs any sample meets any other; and since a block lies in one batch whenever the batch
         size is a multiple of `DONOR_BLOCK`, donors cost no further decoding, yet they depend on neither batch nor rank.
         The donors of one sample differ from it and from each other as far as the block reaches. A data set of one sample
@@ -140,55 +152,9 @@ class Order:
         """
         positions = np.ascontiguousarray(positions, np.int64)
         out = np.empty((len(positions), count), np.int64)
-        _draw_donors(positions, self.samples, self._key(epoch, 2), count, DONOR_BLOCK, out)
+        _draw_donors(positions, self.samples, self.lanes, self._key(epoch, 2), count, DONOR_BLOCK, out)
         return out
 
     def replacement(self, epoch: int, position: int, attempt: int) -> int:
         """Return the sample id that stands in for the sample at `position` when that one cannot be decoded."""
         return int(_stand_in(self._key(epoch, 3), position, attempt, self.samples))
-
-
-@dataclass(frozen=True)
-class Split:
-    """Which positions each rank takes: batch b of rank r is a run of `batch_size` positions in the global batch b.
-
-    All ranks have the same number of batches. With `drop_last` the samples beyond the last full global batch are left out
-    of the epoch (another shuffle leaves out others); without it the last batch of every rank is shorter, and at most
-    world_size - 1 samples from the start of the epoch are repeated to make the ranks equal.
-    """
-
-    samples: int
-    batch_size: int
-    rank: int = 0
-    world_size: int = 1
-    drop_last: bool = True
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"Loader: batch_size must be at least 1, got {self.batch_size}")
-        if not 0 <= self.rank < self.world_size:
-            raise ValueError(f"Loader: rank must be in [0, world_size = {self.world_size}), got {self.rank}")
-        if self.drop_last and self.samples < self.step:
-            raise ValueError(
-                f"Loader: drop_last=True needs at least batch_size x world_size = {self.batch_size} x {self.world_size} "
-                f"samples, got {self.samples}; lower batch_size or pass drop_last=False"
-            )
-
-    @property
-    def step(self) -> int:
-        """Positions that one batch of all ranks takes."""
-        return self.batch_size * self.world_size
-
-    def batches(self, start: int = 0) -> int:
-        """Return the number of batches from position `start` to the end of the epoch; the same on every rank."""
-        left = max(self.samples - start, 0)
-        return left // self.step if self.drop_last else -(-left // self.step)
-
-    def positions(self, batch: int, start: int = 0) -> np.ndarray:
-        """Return the positions (B,) int64 of this rank's batch number `batch`, counted from position `start`."""
-        first = start + batch * self.step
-        size = self.batch_size
-        if first + self.step > self.samples:
-            size = -(-(self.samples - first) // self.world_size)
-        begin = first + self.rank * size
-        return np.arange(begin, begin + size, dtype=np.int64) % self.samples

@@ -141,9 +141,9 @@ def to_pictures(views: Any, recipe: Recipe) -> np.ndarray:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
-def _room(samples: int) -> int:
-    """Return a batch size for so many samples, a multiple of the order's blocks and groups."""
-    return DONOR_BLOCK * max(1, -(-samples // DONOR_BLOCK))
+def _room(samples: int, lanes: int = 1) -> int:
+    """Return a batch size for so many samples, a multiple of the order's blocks, groups and lanes."""
+    return DONOR_BLOCK * lanes * max(1, -(-samples // (DONOR_BLOCK * lanes)))
 
 
 def views_group(
@@ -153,7 +153,8 @@ def views_group(
 
     `options` go to `Loader` (device, seed, masks_dir, ...).
     """
-    with Loader(shards, recipe, batch_size=_room(len(samples)), drop_last=False, **options) as loader:
+    room = _room(len(samples), options.get("lanes", 1))
+    with Loader(shards, recipe, batch_size=room, drop_last=False, **options) as loader:
         batch = loader.replay(list(samples), epoch=epoch)
     columns = [to_pictures(view, recipe) for view in batch["views"]]
     names = ["query", "key"] if len(columns) == 2 else [f"view {i}" for i in range(len(columns))]
@@ -192,20 +193,22 @@ def show_views(args: argparse.Namespace, recipe: Recipe) -> int:
     with Store(args.shards, cache=cache) as store:
         check_samples(store)
         as_integer("show: --rows", args.rows, 1)
+        as_integer("show: --lanes", args.lanes, 1)
         samples = samples or np.linspace(0, len(store) - 1, min(args.rows, len(store))).astype(int).tolist()
         if not 0 <= min(samples) <= max(samples) < len(store):
             raise ValueError(f"show: --index must be in 0..{len(store) - 1}, got {min(samples)}..{max(samples)}")
     title = recipe.name if recipe.views[0].background is None else f"{recipe.name} + {recipe.views[0].background.mode}"
     options = {
         "device": args.device, "seed": args.seed, "masks_dir": args.masks, "cache": cache, "window": args.window,
-        "error_budget": 1.0,
+        "lanes": args.lanes, "error_budget": 1.0,
     }  # fmt: skip
     groups = [
         source_group(args.shards, samples, args.masks, cache),
         views_group(title, args.shards, recipe, samples, epoch=args.epoch, **options),
     ]
     draw_sheet(groups, title=f"figureground: {title}, epoch {args.epoch}, seed {args.seed}").save(_made(out))
-    with Loader(args.shards, recipe, batch_size=_room(len(samples)), drop_last=False, **options) as loader:
+    room = _room(len(samples), args.lanes)
+    with Loader(args.shards, recipe, batch_size=room, drop_last=False, **options) as loader:
         batch = loader.replay(samples, epoch=args.epoch)
     background, negatives = recipe.views[0].background, batch["negative_params"]
     if background is not None and negatives is not None:

@@ -6,6 +6,8 @@ import math
 import os
 from pathlib import Path
 
+from .ranks import ranks_of_node
+
 _GROUPS = Path("/sys/fs/cgroup")
 
 
@@ -36,6 +38,5 @@ def own_processors(groups: Path = _GROUPS) -> int:
     some of them.
     """
     bound = len(os.sched_getaffinity(0))
-    ranks = os.environ.get("LOCAL_WORLD_SIZE", "1").strip()
-    shared = int(ranks) if ranks.isdecimal() and bound == os.cpu_count() else 1
-    return max(1, math.ceil(min(bound, quota(groups)) / max(1, shared)))
+    shared = ranks_of_node() if bound == os.cpu_count() else 1
+    return max(1, math.ceil(min(bound, quota(groups)) / shared))

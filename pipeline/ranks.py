@@ -53,6 +53,12 @@ def find_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
     return 0, 1
 
 
+def ranks_of_node() -> int:
+    """Return how many ranks share this machine, as torchrun says (`LOCAL_WORLD_SIZE`); 1 where nothing says so."""
+    ranks = os.environ.get("LOCAL_WORLD_SIZE", "1").strip()
+    return max(1, int(ranks)) if ranks.isdecimal() else 1
+
+
 def confirm_rank(rank: int, world_size: int) -> None:
     """Make sure that torch.distributed, if it was initialised since, agrees with what `find_rank` found.
 

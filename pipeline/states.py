@@ -1,4 +1,4 @@
-"""States of a loader: what they note besides the place in an epoch, and which one a loader goes on with.
+"""States of a loader, small dictionaries for JSON: what must be the same for a run to go on, and how far it came.
 
 A view's pixels depend on the masks, so a state notes where these come from: "masks" (the mode), "method" (of masks that are
 estimated on the way) and "sidecars" (what those on disk hold). All are None where the recipe works without masks. A folder of
@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from figureground.shards import MaskStore
+from figureground.shards import MaskStore, Store
 
 from .augment import SALIENCY_PX
 from .backgrounds import Backgrounds
+from .epochs import Epochs
 from .methods import method_record
 from .recipe import Recipe
 from .whole_numbers import as_integer
@@ -23,7 +24,7 @@ from .whole_numbers import as_integer
 log = logging.getLogger(__name__)
 
 STATE_VERSION = 2
-"""1: without the entries of `NOTED`."""
+"""1: without the entries of `NOTED`, and without lanes."""
 NOTED = ("masks", "method", "sidecars", "textures")
 """Entries about masks and textures; None where they play no part."""
 _INPUTS = ("backgrounds", "groups", "clusters")
@@ -92,7 +93,35 @@ def _describe(stores: Sequence[MaskStore]) -> str | None:
     return f"{methods} for {len(there)} of {len(manifests)} shards, {digest[:16]}"
 
 
-def read_state(state: Any, mine: dict[str, Any], samples: int) -> tuple[int, int]:
+def make_state(
+    epoch: int, position: int, *, store: Store, recipe: Recipe, epochs: Epochs, inputs: Mapping[str, str | None]
+) -> dict[str, Any]:
+    """Return the state of a loader after `position` samples of an epoch, of all ranks together.
+
+    Parameters
+    ----------
+    epoch, position : int
+    store, recipe, epochs
+        The loader's.
+    inputs : mapping
+        Fingerprints of what it was given, and what `note_masks` returns.
+    """
+    return {
+        "version": STATE_VERSION,
+        "epoch": epoch,
+        "position": position,
+        "seed": epochs.order.seed,
+        "shuffle": epochs.order.shuffle,
+        "window": epochs.window,
+        "lanes": epochs.order.lanes,
+        "samples": len(store),
+        "shards": store.fingerprint,
+        "recipe": recipe.fingerprint,
+        **inputs,
+    }
+
+
+def read_state(state: Any, mine: dict[str, Any]) -> tuple[int, int]:
     """Return epoch and position of a saved state, if it belongs to a loader.
 
     Parameters
@@ -101,12 +130,11 @@ def read_state(state: Any, mine: dict[str, Any], samples: int) -> tuple[int, int
         As `Loader.state_dict` made it.
     mine : dict
         The loader's own.
-    samples : int
-        Length of an epoch.
 
     Returns
     -------
     epoch, position : int
+        See `Split.check_start` for positions that fit.
 
     Raises
     ------
@@ -116,11 +144,12 @@ def read_state(state: Any, mine: dict[str, Any], samples: int) -> tuple[int, int
     Notes
     -----
     States of version 1 noted no masks, so these cannot be compared: they are taken, with a warning where the recipe uses masks.
+    Their epochs had one lane.
     """
     if not isinstance(state, dict):
         raise TypeError(f"Loader: state must be a dict from Loader.state_dict, got {type(state).__name__}")
     if state.get("version") == 1:
-        state = {**state, "version": STATE_VERSION, **{name: mine[name] for name in NOTED}}
+        state = {"lanes": 1, **state, "version": STATE_VERSION, **{name: mine[name] for name in NOTED}}
         noted = [f"{name} {mine[name]}" for name in NOTED if mine[name] is not None]
         if noted:
             log.warning(
@@ -140,8 +169,4 @@ def read_state(state: Any, mine: dict[str, Any], samples: int) -> tuple[int, int
             f"same shards, recipe, seed and masks, or start anew"
         )
     epoch, position = (as_integer(f"Loader: {name} of a state", state[name], 0) for name in ("epoch", "position"))
-    if position > samples:
-        raise ValueError(
-            f"Loader: position of a state must be at most {samples}, the samples of an epoch, got {position}"
-        )
     return epoch, position

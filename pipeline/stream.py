@@ -19,7 +19,7 @@ def stream_epochs(args: argparse.Namespace, recipe: Recipe) -> int:
     cache = open_cache(args, args.masks)
     with Loader(
         args.shards, recipe, batch_size=args.batch_size, device=args.device, masks_dir=args.masks, seed=args.seed,
-        threads=args.threads, format="moco", cache=cache, window=args.window,
+        threads=args.threads, format="moco", cache=cache, window=args.window, lanes=args.lanes,
     ) as loader:  # fmt: skip
         columns = (TextColumn("epoch {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, transient=True, console=Console(stderr=True)) as bar:

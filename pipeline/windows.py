@@ -5,6 +5,9 @@ W shards in the epoch's own order of shards, and its samples are permuted among 
 enough for any number of shards. As `Order` it is a pure function of (seed, epoch, position) with an inverse, starts at any
 position at once, and knows neither batch nor ranks. Memory: 24 bytes a shard and epoch, whatever the number of samples.
 
+With lanes (see `lanes`) the epoch's samples, shard after shard, are cut into equal runs first, and windows are made within each:
+so a lane needs its own shards only, and a shard that a border of two lanes cuts is needed by both.
+
 How well it mixes depends on what lies in the shards, not on the shuffle alone: see `shuffle_quality`.
 """
 
@@ -12,17 +15,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain as joined
+from itertools import zip_longest
 
 import numpy as np
 
-from figureground.shards import MaskStore, Store
-
 from .hashing import chain
-from .order import DONOR_BLOCK, Order, Split, _permute, _stand_in
+from .lanes import lane_starts
+from .order import DONOR_BLOCK, Order, _permute, _stand_in
 
 _STAND_IN, _SHARDS, _WITHIN = 3, 4, 5  # purposes of keys; 1 to 3 are those of `Order`
 _NEAR_ATTEMPTS = 100
 _EPOCHS_KEPT = 4
+_FIRST_LANE = range(1)
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,8 @@ class _Epoch:
     """(S,) int64: place of each shard."""
     first: np.ndarray
     """(S + 1,) int64: samples before each place."""
+    borders: np.ndarray
+    """(windows of all lanes + 1,) int64: samples before each window."""
 
 
 class WindowOrder:
@@ -49,12 +56,15 @@ class WindowOrder:
     shuffle : bool
         False: position p is sample p in every epoch.
     window : int
-        Shards whose samples are shuffled together, at least 1. Windows are equal, give or take one shard.
+        Shards whose samples are shuffled together, at least 1. Windows are equal, give or take one shard, and the parts of shards
+        that a lane's border cuts.
+    lanes : int
+        Runs of the epoch whose windows, and blocks of donors, are their own; see `figureground.pipeline.lanes`.
 
     Raises
     ------
     ValueError
-        If there is no sample, or `window` is less than 1.
+        If there is no sample, `window` is less than 1, or there are too few samples for the lanes.
 
     Examples
     --------
@@ -67,23 +77,34 @@ class WindowOrder:
     """
 
     def __init__(
-        self, starts: np.ndarray | Sequence[int], seed: int = 0, shuffle: bool = True, window: int = 8
+        self,
+        starts: np.ndarray | Sequence[int],
+        seed: int = 0,
+        shuffle: bool = True,
+        window: int = 8,
+        lanes: int = 1,
     ) -> None:
         if window < 1:
             raise ValueError(f"WindowOrder: window must be at least 1, got {window}")
         self.starts = np.array(starts, np.int64)
         if self.starts.ndim != 1 or len(self.starts) < 2 or self.starts[0] != 0 or (np.diff(self.starts) < 0).any():
             raise ValueError(f"WindowOrder: starts must rise from 0, one more than shards, got {starts!r:.60}")
-        self._flat = Order(int(self.starts[-1]), seed, shuffle)
-        self.samples, self.seed, self.shuffle, self.window = self._flat.samples, seed, shuffle, window
-        shards = len(self.starts) - 1
-        self.windows = -(-shards // window)
-        self._bounds = np.arange(self.windows + 1) * shards // self.windows  # of windows, in places
+        self._flat = Order(int(self.starts[-1]), seed, shuffle, lanes)
+        self.samples, self.seed, self.shuffle = self._flat.samples, seed, shuffle
+        self.window, self.lanes = window, lanes
+        shards, longest = len(self.starts) - 1, -(-self.samples // lanes)
+        whole = int(np.searchsorted(np.cumsum(np.sort(np.diff(self.starts))), longest, side="right"))
+        self.windows = max(-(-whole // window), 1)
+        """Windows of a lane, at most."""
+        self.window_shards = window if lanes == 1 else min(window + 2, whole + 2, shards)
+        """Shards that the samples of a window lie in, at most: those cut by the lane's borders are parts of its first and last."""
+        self._lane_starts = lane_starts(self.samples, lanes)
         self._recent: dict[int, _Epoch] = {}
-        self._needed: tuple[tuple[int, ...], list[int]] = ((), [])
+        self._needed: tuple[tuple[object, ...], list[int]] = ((), [])
 
     def __repr__(self) -> str:
-        return f"WindowOrder({self.samples} samples, {len(self.starts) - 1} shards, window={self.window})"
+        lanes = f", lanes={self.lanes}" if self.lanes > 1 else ""
+        return f"WindowOrder({self.samples} samples, {len(self.starts) - 1} shards, window={self.window}{lanes})"
 
     def _epoch(self, epoch: int) -> _Epoch:
         found = self._recent.get(epoch)
@@ -92,14 +113,26 @@ class WindowOrder:
             if self.shuffle:
                 shards = _permuted(shards, len(shards), self._flat._key(epoch, _SHARDS), False)
             first = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.diff(self.starts)[shards])])
-            found = _Epoch(shards, np.argsort(shards), first)
+            found = _Epoch(shards, np.argsort(shards), first, self._cut(first))
             # Replaced, not changed: threads may be reading it.
             self._recent = dict([*self._recent.items(), (epoch, found)][-_EPOCHS_KEPT:])
         return found
 
+    def _cut(self, first: np.ndarray) -> np.ndarray:
+        """Return the samples before each window: of a lane's whole shards, and at its ends the parts of those that are cut."""
+        starts = self._lane_starts
+        low = np.searchsorted(first, starts[:-1], side="left")
+        high = np.searchsorted(first, starts[1:], side="right") - 1
+        borders: list[int] = []
+        for start, begin, end in zip(starts[:-1].tolist(), low.tolist(), high.tolist(), strict=True):
+            whole = max(end - begin, 0)
+            windows = max(-(-whole // self.window), 1)
+            borders += [start, *first[begin + np.arange(1, windows) * whole // windows].tolist()]
+        return np.array([*borders, self.samples], np.int64)
+
     def _shuffled(self, epoch: int, slots: np.ndarray, inverse: bool) -> np.ndarray:
         """Permute slots (places of samples in the epoch, before the shuffle) within their windows."""
-        borders = self._epoch(epoch).first[self._bounds]
+        borders = self._epoch(epoch).borders
         key = self._flat._key(epoch, _WITHIN)
         window = np.searchsorted(borders, slots, side="right") - 1
         rows = np.argsort(window, kind="stable")
@@ -146,9 +179,10 @@ class WindowOrder:
 
     @property
     def smallest_window(self) -> int:
-        """Samples that every window holds at least, whatever shards an epoch puts into it."""
-        shards = int(np.diff(self._bounds).min())
-        return int(np.sort(np.diff(self.starts))[:shards].sum())
+        """Samples that every window holds at least, whatever shards an epoch puts into it, of a lane with more than two of them."""
+        shards = len(self.starts) - 1
+        whole = shards // self.windows if self.lanes == 1 else (2 * self.window + 1) // 3
+        return int(np.sort(np.diff(self.starts))[:whole].sum())
 
     def replacement(self, epoch: int, position: int, attempt: int) -> int:
         """Return the sample id that stands in for the sample at `position` when that one cannot be decoded.
@@ -157,24 +191,29 @@ class WindowOrder:
         """
         if attempt >= _NEAR_ATTEMPTS:
             return self._flat.replacement(epoch, position, attempt)
-        borders = self._epoch(epoch).first[self._bounds]
+        borders = self._epoch(epoch).borders
         window = int(np.searchsorted(borders, position, side="right")) - 1
         begin, end = int(borders[window]), int(borders[window + 1])
         drawn = begin + int(_stand_in(self._flat._key(epoch, _STAND_IN), position, attempt, end - begin))
         return int(self.sample_ids(epoch, np.array([drawn]))[0])
 
-    def shards_needed(self, epoch: int, position: int, ahead: int, count: int = 1, past: int = 0) -> list[int]:
+    def shards_needed(
+        self, epoch: int, position: int, ahead: int, count: int = 1, past: int = 0, lanes: range = _FIRST_LANE
+    ) -> list[int]:
         """Return which shards are needed from a position on, the next one first.
 
         Parameters
         ----------
         epoch, position : int
+            Positions count from the start of each lane.
         ahead : int
-            Shards beyond the window (those of the next windows, and of the next epoch's first), at least 0.
+            Shards of each lane beyond the window (those of the next windows, and of the next epoch's first), at least 0.
         count : int
-            Positions that are read now, from `position` on: those of a batch of all ranks.
+            Positions of each lane that are read now, from `position` on: those of a batch of all ranks.
         past : int
             How many positions back donors lie: see `donors`.
+        lanes : range
+            Lanes that are read.
 
         Returns
         -------
@@ -182,30 +221,45 @@ class WindowOrder:
             Shard numbers, each once: all that the samples at these positions, and their donors, lie in; then those ahead.
             Empty shards are left out.
         """
-        if not 0 <= position <= self.samples or min(ahead, past) < 0 or count < 1:
+        longest = -(-self.samples // self.lanes)
+        if not 0 <= position <= longest or min(ahead, past) < 0 or count < 1:
             raise ValueError(
-                f"WindowOrder.shards_needed: position must be in [0, {self.samples}], ahead at least 0, count at least 1, past at "
+                f"WindowOrder.shards_needed: position must be in [0, {longest}], ahead at least 0, count at least 1, past at "
                 f"least 0, got {position}, {ahead}, {count}, {past}"
             )
-        borders = self._epoch(epoch).first[self._bounds]
+        borders = self._epoch(epoch).borders
+        starts, ends = self._lane_starts[lanes.start : lanes.stop], self._lane_starts[lanes.start + 1 : lanes.stop + 1]
         # Donors of the last, partial block come from the one before it too.
         last = max(position + count - 1 + DONOR_BLOCK, past if position < past else 0)
-        reach = max(position - max(2 * DONOR_BLOCK - 1, past), 0), min(last, self.samples - 1)
-        begin, end = np.searchsorted(borders, reach, side="right").tolist()
+        reach = np.array([[max(position - max(2 * DONOR_BLOCK - 1, past), 0)], [last]]) + starts
+        begin, end = np.searchsorted(borders, np.minimum(reach, ends - 1), side="right").tolist()
         asked, needed = self._needed
-        if asked != (epoch, begin, end, ahead):  # the same for all batches inside a window
-            needed = self._list_needed(epoch, int(self._bounds[begin - 1]), int(self._bounds[end]), ahead)
-            self._needed = (epoch, begin, end, ahead), needed
+        key = (epoch, lanes, ahead, begin, end)
+        if asked != key:  # the same for all batches inside a window
+            needed = self._list_needed(epoch, lanes, ahead, borders[np.subtract(begin, 1)], borders[end], ends)
+            self._needed = key, needed
         return list(needed)
 
-    def _list_needed(self, epoch: int, begin: int, end: int, ahead: int) -> list[int]:
-        """List the shards at places from `begin` to `end`, then `ahead` that follow them."""
-        shards = self._epoch(epoch).shards
-        here, later = shards[begin:end], np.concatenate([shards[end:], self._epoch(epoch + 1).shards])
-        filled = np.diff(self.starts) > 0
-        needed = dict.fromkeys(here[filled[here]].tolist())
-        coming = [shard for shard in dict.fromkeys(later[filled[later]].tolist()) if shard not in needed]
-        return [*needed, *coming[:ahead]]
+    def _list_needed(
+        self, epoch: int, lanes: range, ahead: int, begin: np.ndarray, end: np.ndarray, lane_ends: np.ndarray
+    ) -> list[int]:
+        """List the shards of the samples from `begin` to `end` of each lane, then those that follow, one of each lane in turn."""
+        here = [self._shards_of(epoch, *span) for span in zip(begin.tolist(), end.tolist(), strict=True)]
+        needed = dict.fromkeys(joined.from_iterable(here))
+        follow = [self._shards_of(epoch, *span) for span in zip(end.tolist(), lane_ends.tolist(), strict=True)]
+        starts = self._lane_starts.tolist()
+        for of_lane, lane in zip(follow, lanes, strict=True):
+            of_lane += self._shards_of(epoch + 1, starts[lane], starts[lane + 1])
+        coming = dict.fromkeys(shard for turn in zip_longest(*follow) for shard in turn if shard is not None)
+        return [*needed, *[shard for shard in coming if shard not in needed][: ahead * len(lanes)]]
+
+    def _shards_of(self, epoch: int, begin: int, end: int) -> list[int]:
+        """List the shards that the samples from `begin` to `end` of an epoch, before the shuffle, lie in."""
+        table = self._epoch(epoch)
+        low = int(np.searchsorted(table.first, begin, side="right")) - 1
+        shards = table.shards[low : int(np.searchsorted(table.first, end, side="left"))]
+        found: list[int] = shards[self.starts[shards] < self.starts[shards + 1]].tolist()
+        return found
 
 
 def _permuted(values: np.ndarray, size: int, key: np.uint64, inverse: bool) -> np.ndarray:
@@ -286,49 +340,3 @@ def shuffle_quality(order: Order | WindowOrder, epoch: int, labels: np.ndarray, 
         float((1 - (1 - share) ** batch).sum()),
         batch,
     )
-
-
-class Ahead:
-    """Tells stores of fetched shards which shards the next batches need; does nothing for local ones.
-
-    Parameters
-    ----------
-    store : Store
-    masks : MaskStore, several of them, or None
-    order : Order or WindowOrder
-    split : Split
-    window : int
-        Shards to fetch beyond the window that is being read.
-    past : int
-        How many positions back donors lie.
-    block : int
-        Samples work together in aligned blocks of so many positions; see `companions`.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        masks: MaskStore | Sequence[MaskStore | None] | None,
-        order: Order | WindowOrder,
-        split: Split,
-        window: int,
-        *,
-        past: int = 0,
-        block: int = 1,
-    ) -> None:
-        sidecars = [masks] if isinstance(masks, MaskStore) or masks is None else masks
-        self._stores: list[Store | MaskStore] = [store, *(m for m in sidecars if m is not None)]
-        self._order, self._split, self._window, self._past, self._block = order, split, window, past, block
-
-    def need(self, epoch: int, batch: int, start: int) -> None:
-        """Announce batch number `batch` after position `start`, before its first image is read."""
-        if not isinstance(self._order, WindowOrder):
-            return
-        step = self._split.step
-        begin = start + batch * step
-        end = -(-(begin + step) // self._block) * self._block
-        begin = begin // self._block * self._block
-        first = min(begin, self._order.samples)
-        shards = self._order.shards_needed(epoch, first, ahead=self._window, count=end - begin, past=self._past)
-        for store in self._stores:
-            store.need(shards)

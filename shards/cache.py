@@ -82,7 +82,7 @@ class ShardCache:
     folder : path
         On a local disk; made if need be. Nothing else may lie in it.
     max_bytes : int
-        What it may hold [bytes]. Training needs room for two windows of shards (see `WindowOrder`).
+        What it may hold [bytes]. Training needs room for two windows of shards (see `WindowOrder`), of each of its lanes.
     storage_options : mapping, optional
         Options of fsspec's file systems by protocol, e.g. `{"s3": {"anon": True}}`.
     connections, block_bytes : int

@@ -70,18 +70,25 @@ class FetchedMaps(Maps):
         self._ahead: ReadAhead | None = None
         self._needed: list[int] = []
 
-    def _require(self, shards: int, what: str) -> None:
+    def _require(self, shards: int, what: str, otherwise: str = "") -> None:
         wanted = sum(self._sizes[:shards])
         if wanted > self.cache.max_bytes:
             raise ShardError(
-                f"Store: max_bytes of the cache must hold {what}, {wanted} bytes, got {self.cache.max_bytes}; raise it"
-                + (" or lower the window" if "window" in what else "")
+                f"Store: max_bytes of the cache must hold {what}, {wanted} bytes, got {self.cache.max_bytes}; raise it{otherwise}"
             )
 
-    def plan_windows(self, window: int) -> None:
-        """Make sure that the cache can hold what an order of windows needs, and bound what is read ahead."""
-        self._require(2 * window + 2, f"two windows of {window} shards and two more")
-        self._ahead_bytes = max(self.cache.max_bytes - sum(self._sizes[: window + 2]), 0)
+    def plan_windows(self, window: int, lanes: int = 1, node_lanes: int = 1) -> None:
+        """Make sure that the cache can hold what an order of windows needs, and bound what is read ahead; see `Store`."""
+        of_each, lower = (
+            (f" for each of this node's {node_lanes} lanes", " or the lanes") if node_lanes > 1 else ("", "")
+        )
+        self._require(
+            2 * window * node_lanes + 2,
+            f"two windows of {window} shards{of_each} and two more",
+            f" or lower the window{lower}",
+        )
+        share = self.cache.max_bytes * lanes // node_lanes
+        self._ahead_bytes = max(share - sum(self._sizes[: window * lanes + 2]), 0)
 
     def keep_all(self, what: str) -> None:
         """Fetch all files now, in the background, and keep them; an error if the cache cannot hold them together."""

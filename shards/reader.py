@@ -199,16 +199,17 @@ class Store:
         """What fetches the remote shards; None if all are local."""
         return self._fetched
 
-    def plan_windows(self, window: int) -> None:
-        """Make sure, before training, that the cache can hold what an order of windows of so many shards needs.
+    def plan_windows(self, window: int, *, lanes: int = 1, node_lanes: int = 1) -> None:
+        """Make sure, before training, that the cache can hold what an order of windows of so many shards needs: this process reads
+        `lanes` windows at a time, all that share its cache read `node_lanes`. Local shards need nothing.
 
         Raises
         ------
         ShardError
-            If it cannot hold two windows and two shards more. Local shards need nothing.
+            If it cannot hold two windows of each lane, and two shards more.
         """
         if self._fetched is not None:
-            self._fetched.plan_windows(window)
+            self._fetched.plan_windows(window, lanes, node_lanes)
 
     def need(self, shards: Sequence[int]) -> None:
         """Say which shards are needed from now on, the next one first: remote ones are fetched ahead and kept.

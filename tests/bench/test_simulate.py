@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from figureground.bench import simulate
-from figureground.bench.simulate import Cluster, Job, kept_share, measured_ms, node_needs, predict, verdict
+from figureground.bench.cache_model import kept_share
+from figureground.bench.simulate import (
+    Cluster,
+    Job,
+    lanes_read,
+    least_cache_gb,
+    measured_ms,
+    node_needs,
+    predict,
+    verdict,
+)
 
 CLUSTER = Cluster(16, 8, 1000.0, network_gbit=8, disk_gb_s=2, cores=20)
 JOB = Job(1_000_000, image_kb=100, shard_mb=500, cpu_ms=2.0, window=1)
@@ -71,17 +81,58 @@ def test_the_last_node_may_be_half_full():
     assert needs["network"].per_image == pytest.approx(150e3 * (1 - kept_share(0.01)))
 
 
-@pytest.mark.parametrize("room", [0.1, 0.5, 0.9])
-def test_a_cache_by_last_use(room):
-    rng, shards, epochs, kept, saved = np.random.default_rng(0), 300, 40, {}, 0
-    for epoch in range(epochs):
-        for shard in rng.permutation(shards).tolist():
-            saved += epoch > 0 and shard in kept
-            kept.pop(shard, None)
-            kept[shard] = True
-            if len(kept) > room * shards:
-                del kept[next(iter(kept))]
-    assert kept_share(room) == pytest.approx(saved / (shards * (epochs - 1)), abs=0.02)
+LANES = replace(JOB, lanes=2)
+
+
+def test_a_node_fetches_its_lanes():
+    # Data set 100 GB of 200 shards: of each two images one is fetched, and one shard of 200 for what a border cuts.
+    visited = 0.5 + 1 / 200
+    assert lanes_read(CLUSTER, LANES) == 1
+    # Windows of one shard and the two that borders cut, two of them: 3 GB.
+    assert least_cache_gb(CLUSTER, LANES) == 3.0
+    fetched = 2 * 100e3 * visited * (1 - kept_share(0.03, visited))
+    needs = node_needs(CLUSTER, LANES)
+    assert needs["network"].per_image == pytest.approx(fetched)
+    assert needs["disk"].per_image == pytest.approx(fetched + 100e3)
+    # With memory for these windows, what was just written is not read from the disk; what the cache still held is.
+    kept = kept_share(0.03, visited)
+    more = node_needs(replace(CLUSTER, memory_gb=3.0), LANES)["disk"].per_image
+    assert more == pytest.approx(fetched + 100e3 * kept * (1 - kept_share(0.03)))
+    assert node_needs(replace(CLUSTER, memory_gb=2.9), LANES)["disk"].per_image > fetched + 90e3
+    result = predict(CLUSTER, LANES)
+    assert (result["lanes"], result["least_cache_gb"]) == (2, 3.0)
+    # Eight nodes: without lanes eight fetches an image, with eight lanes one.
+    big = Cluster(64, 8, 1000.0, 8, 2, 20)
+    one, eight = (node_needs(big, replace(JOB, lanes=lanes))["network"].per_image for lanes in (1, 8))
+    assert one / eight == pytest.approx(8 / (1 + 8 / 200), rel=0.02)
+
+
+def test_lanes_that_do_not_fit_the_nodes():
+    # Six nodes share eight lanes: each reads parts of two. Two lanes for four nodes: two nodes fetch each lane.
+    assert lanes_read(Cluster(48, 8, 1000.0, 8, 2, 20), replace(JOB, lanes=8)) == 2
+    assert lanes_read(Cluster(32, 8, 1000.0, 8, 2, 20), replace(JOB, lanes=2)) == 1
+    assert lanes_read(Cluster(32, 8, 1000.0, 8, 2, 20), replace(JOB, lanes=64)) == 16
+    assert lanes_read(Cluster(12, 8, 1000.0, 8, 2, 20), replace(JOB, lanes=3)) == 2
+    shared = node_needs(Cluster(32, 8, 1000.0, 8, 2, 20), replace(JOB, lanes=2))["network"].per_image
+    assert shared == pytest.approx(4 * 100e3 * (0.5 + 1 / 200) * (1 - kept_share(0.03, 0.505)))
+    # Windows are no larger than lanes: eight nodes with five lanes each, of five shards and two that borders cut.
+    big = Cluster(64, 8, 1000.0, 8, 2, 20)
+    assert least_cache_gb(big, replace(JOB, lanes=40, window=8)) == pytest.approx(2 * 5 * (5 + 2) * 0.5)
+    assert least_cache_gb(big, replace(JOB, lanes=200, window=8)) == pytest.approx(2 * 25 * (1 + 2) * 0.5)
+    assert least_cache_gb(CLUSTER, replace(JOB, lanes=200, window=8)) == 100.0
+
+
+def test_lanes_are_advised_where_they_would_help():
+    assert "network is the limit" in verdict(predict(CLUSTER, JOB))
+    assert "of its time, an epoch takes 100 s; --lanes 2 (each node its own), raise --cache-gb" in verdict(
+        predict(CLUSTER, JOB)
+    )
+    slow = Cluster(16, 8, 5000.0, network_gbit=8, disk_gb_s=20, cores=200)
+    assert "; raise --cache-gb" in verdict(predict(slow, LANES))
+    assert "; raise --cache-gb" in verdict(predict(slow, replace(JOB, lanes=8)))
+    assert "; --lanes 2 (each node its own), raise" in verdict(predict(slow, replace(JOB, lanes=3)))
+    alone = Cluster(8, 8, 5000.0, network_gbit=8, disk_gb_s=20, cores=200)
+    assert "; raise --cache-gb" in verdict(predict(alone, JOB))
 
 
 def test_few_gpus_fill_no_node():
@@ -119,6 +170,8 @@ def test_messages(capsys):
         Cluster(8, 8, 1.0, 1, 1, 1, memory_gb=-1)
     with pytest.raises(ValueError, match="image_kb must be more than 0"):
         Job(1, 0, 1, 1)
+    with pytest.raises(ValueError, match="lanes must be more than 0, got 0"):
+        Job(1, 1, 1, 1, lanes=0)
     with pytest.raises(ValueError, match="cache_gb must not be negative"):
         Job(1, 1, 1, 1, cache_gb=-1)
     with pytest.raises(ValueError, match="source must be 'store' or 'disk'"):

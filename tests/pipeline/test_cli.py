@@ -147,6 +147,38 @@ def test_views_of_shards_behind_urls_are_those_of_local_ones(packed, tmp_path, c
     assert "epoch 0: 16 images" in capsys.readouterr().out
 
 
+def test_lanes(packed, tmp_path, capsys):
+    show = [
+        "show",
+        "views",
+        packed,
+        "--device",
+        "cpu",
+        "--size",
+        "32",
+        "--index",
+        "3",
+        "7",
+        "--background",
+        "swap",
+        "--p",
+        "1",
+    ]
+    show += ["--out", str(tmp_path / "a.png"), "--lanes"]
+    donors = {}
+    for lanes in ("1", "2"):
+        assert cli.main([*show, lanes]) == 0
+        donors[lanes] = re.findall(r"donor \d+|sample \d+", capsys.readouterr().out)
+    assert donors["1"] != donors["2"], "a sheet shows the donors of the run that has these lanes"
+    run = ["run", packed, "--device", "cpu", "--size", "32", "--batch-size", "8", "--lanes"]
+    assert cli.main([*run, "2"]) == 0
+    assert "epoch 0: 16 images" in capsys.readouterr().out
+    assert cli.main([*run, "3"]) == 2
+    assert "must be a multiple of lanes = 3" in capsys.readouterr().err
+    assert cli.main([*show, "0"]) == 2
+    assert "--lanes must be at least 1, got 0" in capsys.readouterr().err
+
+
 def test_check_finds_what_is_wrong(tmp_path, capsys):
     from pipeline_shards import write_tar
 

@@ -13,8 +13,10 @@ from loader_tools import make
 from pipeline_shards import disc_image, write_shards, write_tar
 
 from figureground.pipeline.companions import find_companions, lookahead
-from figureground.pipeline.order import Order, Split
-from figureground.pipeline.windows import Ahead, WindowOrder
+from figureground.pipeline.lanes import Split
+from figureground.pipeline.needs import Ahead
+from figureground.pipeline.order import Order
+from figureground.pipeline.windows import WindowOrder
 from figureground.shards import Store
 from figureground.shards.index import write_index
 from figureground.shards.masks import MaskWriter
@@ -152,7 +154,7 @@ def test_fetched_shards_of_lenders_are_asked_for():
 
     store = Recorder()
     split = Split(120, 8)
-    ahead = Ahead(store, None, order, split, 0, block=lookahead(recipe))
+    ahead = Ahead(store, None, order, split, block=lookahead(recipe))
     far = 0
     for batch in range(split.batches()):
         ahead.need(0, batch, 0)

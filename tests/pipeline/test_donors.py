@@ -308,7 +308,7 @@ def test_fetched_shards_refuse_what_may_not_be_cached():
     order = WindowOrder(np.arange(31) * 40, window=3)
     assert order.smallest_window == 120
     with pytest.raises(
-        ValueError, match=r"donors must be 'block' or 'past' where shards are fetched \(URLs\), got 'store'"
+        ValueError, match=r"donors must be 'block' or 'past' where shards are fetched \(URLs\) or read in lanes, got 'store'"
     ):
         check_donors(PLAIN.with_background("swap", donors="store"), order, 8, None)
     tight = PLAIN.with_background("swap", donors="past", past=65)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from figureground.pipeline.hashing import chain, splitmix64, uniform
-from figureground.pipeline.order import DONOR_BLOCK, Order, Split
+from figureground.pipeline.order import DONOR_BLOCK, Order
 
 MASK = 2**64 - 1
 
@@ -89,50 +89,11 @@ def test_donors_do_not_depend_on_the_question():
     np.testing.assert_array_equal(order.donors(2, np.array([37]), 2), many[37:38, :2])
 
 
-@given(st.integers(1, 200), st.integers(1, 9), st.integers(1, 5), st.booleans(), st.integers(0, 150))
-@settings(max_examples=200, deadline=None)
-def test_ranks_are_equal_disjoint_and_complete(samples, batch, world, drop_last, start):
-    start = min(start, samples)
-    if drop_last and samples < batch * world:
-        with pytest.raises(ValueError, match="drop_last=True needs at least"):
-            Split(samples, batch, 0, world, drop_last)
-        return
-    splits = [Split(samples, batch, r, world, drop_last) for r in range(world)]
-    counts = {s.batches(start) for s in splits}
-    assert len(counts) == 1
-    taken = []
-    for b in range(counts.pop()):
-        parts = [s.positions(b, start) for s in splits]
-        assert len({len(p) for p in parts}) == 1
-        assert 1 <= len(parts[0]) <= batch
-        taken += np.concatenate(parts).tolist()
-    left = samples - start
-    if drop_last:
-        assert taken == list(range(start, start + left // (batch * world) * batch * world))
-    else:
-        assert taken[:left] == list(range(start, samples))
-        assert len(taken) - left < world
-
-
-def test_resume_with_other_ranks_takes_the_rest_once():
-    samples = 1000
-    done = Split(samples, 8, 0, 3).step * 5
-    rest = [
-        p
-        for r in range(2)
-        for s in [Split(samples, 4, r, 2, False)]
-        for b in range(s.batches(done))
-        for p in s.positions(b, done)
-    ]
-    assert sorted(rest) == list(range(done, samples))
-
-
 def test_messages():
     with pytest.raises(ValueError, match="samples must be at least 1, got 0"):
         Order(0)
-    with pytest.raises(ValueError, match=r"rank must be in \[0, world_size = 2\), got 2"):
-        Split(10, 1, 2, 2)
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
-        Split(10, 0)
+    for lanes in (0, 3):
+        with pytest.raises(ValueError, match=rf"lanes must be 1 to 2, .* at least 8 of the 20 samples, got {lanes}"):
+            Order(20, lanes=lanes)
     with pytest.raises(ValueError, match=r"positions must be in \[0, 10\), got 0 .. 10"):
         Order(10).sample_ids(0, np.array([0, 10]))

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from figureground.pipeline.ranks import find_rank
+from figureground.pipeline.ranks import find_rank, ranks_of_node
 
 SCRIPT = """
 import json, sys
@@ -22,7 +22,7 @@ recipe = recipes.moco_v2(16).with_background("swap")
 model = nn.parallel.DistributedDataParallel(nn.Linear(3 * 16 * 16, 4))
 optimizer = torch.optim.SGD(model.parameters(), 0.1)
 report = []
-with Loader(sys.argv[1], recipe, batch_size=8, device="cpu", threads=1) as loader:
+with Loader(sys.argv[1], recipe, batch_size=8, device="cpu", threads=1, lanes=int(sys.argv[2])) as loader:
     for epoch in range(2):
         loader.set_epoch(epoch)
         ids = []
@@ -42,7 +42,8 @@ torch.distributed.destroy_process_group()
 """
 
 
-def test_torchrun_with_two_ranks(shards, tmp_path):
+@pytest.mark.parametrize("lanes", [1, 4])
+def test_torchrun_with_two_ranks(shards, tmp_path, lanes):
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
     command = [
@@ -54,6 +55,7 @@ def test_torchrun_with_two_ranks(shards, tmp_path):
         "2",
         str(script),
         shards,
+        str(lanes),
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -93,3 +95,11 @@ def test_the_environment_is_asked_last(monkeypatch):
         find_rank(None, None)
     with pytest.raises(TypeError, match="rank must be a whole number, got '0'"):
         find_rank("0", 1)
+
+
+def test_ranks_of_a_node(monkeypatch):
+    for said, ranks in (("8", 8), (" 4 ", 4), ("0", 1), ("some", 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", said)
+        assert ranks_of_node() == ranks
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    assert ranks_of_node() == 1

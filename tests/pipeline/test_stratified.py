@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from loader_tools import RECIPE, assert_same, collect, make
 from pipeline_shards import disc_image, write_shards, write_tar
 
-from figureground.pipeline.order import DONOR_BLOCK, Split
+from figureground.pipeline.lanes import Split
+from figureground.pipeline.order import DONOR_BLOCK
 from figureground.pipeline.stratified import StratifiedOrder
 from figureground.shards import Store
 from figureground.shards.index import write_index

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import tarfile
 import threading
 import time
@@ -14,6 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from loopback import web_server
 
+from figureground.pipeline import recipes
+from figureground.pipeline.donors import Donors
+from figureground.pipeline.lanes import Split, lane_starts
 from figureground.pipeline.order import DONOR_BLOCK, Order
 from figureground.pipeline.windows import WindowOrder, shuffle_quality
 from figureground.shards.cache import ShardCache
@@ -77,6 +81,129 @@ def test_shards_needed_are_those_of_samples_donors_and_replacements(sizes, windo
     assert set(needed[: len(here)]) == here
     filled = sum(size > 0 for size in sizes)
     assert len(needed) == min(len(here) + ahead, filled)
+
+
+LANES = st.integers(2, 6)
+
+
+def lane_order(sizes, window, lanes, seed=3, shuffle=True):
+    """An order in lanes, as many as there are samples for; with starts, and the lanes' borders."""
+    starts = starts_of(sizes)
+    lanes = max(min(lanes, int(starts[-1]) // 8), 1)
+    return WindowOrder(starts, seed, shuffle, window, lanes), starts, lane_starts(int(starts[-1]), lanes)
+
+
+@given(SIZES, st.integers(1, 6), LANES, st.integers(0, 50), st.booleans())
+@settings(max_examples=80, deadline=None)
+def test_lanes_visit_every_sample_once_and_share_few_shards(sizes, window, lanes, epoch, shuffle):
+    order, starts, borders = lane_order(sizes, window, lanes, shuffle=shuffle)
+    positions = np.arange(order.samples)
+    ids = order.sample_ids(epoch, positions)
+    np.testing.assert_array_equal(np.sort(ids), positions)
+    np.testing.assert_array_equal(order.positions(epoch, ids), positions)
+    some = np.random.default_rng(0).permutation(positions)[:7]
+    np.testing.assert_array_equal(order.sample_ids(epoch, some), ids[some])
+    shards = np.searchsorted(starts, ids, side="right") - 1
+    holders = [set(shards[a:b].tolist()) for a, b in itertools.pairwise(borders)]
+    filled = sum(size > 0 for size in sizes)
+    assert sum(map(len, holders)) - filled <= order.lanes - 1, "only a shard that a border cuts is in two lanes"
+
+
+@given(SIZES, st.integers(1, 6), LANES, st.integers(0, 5), st.integers(1, 30), st.integers(0, 8), st.data())
+@settings(max_examples=100, deadline=None)
+def test_shards_needed_by_lanes(sizes, window, lanes, epoch, count, ahead, data):
+    order, starts, borders = lane_order(sizes, window, lanes)
+    first = data.draw(st.integers(0, order.lanes - 1))
+    read = range(first, data.draw(st.integers(first + 1, order.lanes)))
+    depth = data.draw(st.integers(0, order.samples // order.lanes))
+    past = data.draw(st.integers(0, 40))
+    needed = order.shards_needed(epoch, depth, ahead, count, past, read)
+    assert len(needed) == len(set(needed))
+    own = [np.arange(borders[lane] + depth, min(borders[lane] + depth + count, borders[lane + 1])) for lane in read]
+    batch = np.concatenate(own)
+    recipe = recipes.moco_v2().with_background("swap", donors="past", past=max(past, 1))
+    donors = Donors(order, recipe).draw(epoch, batch, lambda found: found)
+    ids = np.concatenate(
+        [order.sample_ids(epoch, batch), order.sample_ids(epoch, donors[:, 2 if past == 0 else 0 :].ravel())]
+    )
+    ids = np.append(ids, [order.replacement(epoch, int(p), attempt) for p in batch[:9] for attempt in range(3)]).astype(
+        int
+    )
+    shards = set((np.searchsorted(starts, ids, side="right") - 1).tolist())
+    here = order.shards_needed(epoch, depth, 0, count, past, read)
+    assert shards <= set(here)
+    assert needed[: len(here)] == here
+    assert all(sizes[shard] for shard in needed)
+    # All that is needed now, and what a lane's stand-ins are of, lies in the lanes that are read.
+    positions = np.concatenate([np.arange(borders[lane], borders[lane + 1]) for lane in read])
+    lanes_hold = set((np.searchsorted(starts, order.sample_ids(epoch, positions), side="right") - 1).tolist())
+    assert set(here) <= lanes_hold
+    tomorrow = set((np.searchsorted(starts, order.sample_ids(epoch + 1, positions), side="right") - 1).tolist())
+    everything = order.shards_needed(epoch, depth, 10**6, count, past, read)
+    assert tomorrow <= set(everything) <= lanes_hold | tomorrow
+    assert needed == everything[: len(here) + ahead * len(read)]
+
+
+@given(SIZES, st.integers(1, 6), LANES, st.integers(0, 9))
+@settings(max_examples=150, deadline=None)
+def test_windows_of_lanes_are_as_large_as_promised(sizes, window, lanes, epoch):
+    order, starts, borders = lane_order(sizes, window, lanes)
+    ids = order.sample_ids(epoch, np.arange(order.samples))
+    shards = np.searchsorted(starts, ids, side="right") - 1
+    windows = np.unique(order._epoch(epoch).borders)  # windows of empty shards are none
+    assert set(borders.tolist()) <= set(windows.tolist())
+    for a, b in itertools.pairwise(windows):
+        assert len(set(shards[a:b].tolist())) <= order.window_shards
+    for a, b in itertools.pairwise(borders):
+        own = [int(w) for w in windows if a <= w <= b]
+        assert len(own) - 1 <= order.windows
+        if len(own) - 1 > 2:
+            assert np.diff(own).min() >= order.smallest_window
+
+
+def test_lanes_come_in_turn():
+    # 24 shards of 10 in 4 lanes of 6, windows of 2: the next shards of all lanes come before the second next of any.
+    order = WindowOrder(np.arange(25) * 10, seed=5, window=2, lanes=4)
+    assert (order.windows, order.window_shards, repr(order)) == (
+        3,
+        4,
+        "WindowOrder(240 samples, 24 shards, window=2, lanes=4)",
+    )
+    visited = order.sample_ids(0, np.arange(240)) // 10
+    by_lane = [list(dict.fromkeys(visited[k : k + 60].tolist())) for k in range(0, 240, 60)]
+    assert [len(lane) for lane in by_lane] == [6] * 4
+    needed = order.shards_needed(0, 0, 2, 1, 0, range(1, 3))
+    assert set(needed[:4]) == set(by_lane[1][:2]) | set(by_lane[2][:2])
+    assert {needed[4] in by_lane[1], needed[5] in by_lane[2]} == {True}
+    assert set(needed[4:]) == set(by_lane[1][2:4]) | set(by_lane[2][2:4])
+    # At the end of an epoch come the next one's first, of the same lanes.
+    tomorrow = order.sample_ids(1, np.arange(60, 180)) // 10
+    last = order.shards_needed(0, 56, 2, 1, 0, range(1, 3))
+    assert set(last[:4]) == set(by_lane[1][4:]) | set(by_lane[2][4:])
+    firsts = set(tomorrow[:20].tolist() + tomorrow[60:80].tolist()) - set(last[:4])
+    assert firsts <= set(last[4:]) <= set(tomorrow.tolist())
+    assert len(last[4:]) == 4
+
+
+def test_the_smallest_window_of_a_lane():
+    # 14 shards of 10 in 2 lanes: seven each, in windows of three at most, so of two, two and three.
+    order = WindowOrder(np.arange(15) * 10, seed=5, window=3, lanes=2)
+    assert np.diff(order._epoch(0).borders).tolist() == [20, 20, 30] * 2
+    assert order.smallest_window == 20
+    assert WindowOrder(np.arange(15) * 10, seed=5, window=3).smallest_window == 20  # of 14 in five windows
+
+
+def test_batches_of_lanes_mix_more():
+    # Shards sorted by class, windows of two: a global batch sees the windows of all lanes at once.
+    labels, starts = np.repeat(np.arange(20), 500), np.arange(41) * 250
+    seen = {}
+    for lanes in (1, 10):
+        order = WindowOrder(starts, seed=1, window=2, lanes=lanes)
+        split = Split(10_000, 200, lanes=lanes)
+        batches = [labels[order.sample_ids(0, split.positions(batch))] for batch in range(split.batches())]
+        seen[lanes] = np.mean([len(np.unique(batch)) for batch in batches])
+    assert seen[1] < 2.5
+    assert seen[10] > 10
 
 
 def test_what_comes_next():
@@ -245,9 +372,10 @@ def test_an_epoch_over_the_web(site, tmp_path):
             assert cache.used_bytes <= cache.max_bytes
         assert sorted(seen) == list(range(240))
         # Each shard is fetched once in an epoch though the cache holds nine of twelve; the next epoch's first are there too.
-        assert cache.stats()["fetched"] <= 12 + 3
+        fetched = cache.stats()["fetched"]
+        assert fetched <= 12 + 3
         hits = [len(site.gets(f"t-{shard:02d}.tar")) for shard in range(12)]
-        assert sum(hits) == cache.stats()["fetched"]
+        assert fetched <= sum(hits) <= fetched + 2  # two threads may just be fetching one each
         assert min(hits) == 1
 
 

@@ -70,6 +70,24 @@ def test_a_small_cache(shards, folder, make_cache):
         store.plan_windows(100)  # all of it fits
 
 
+def test_room_for_lanes(shards, folder, make_cache):
+    sizes = sorted((path.stat().st_size for path in folder.glob("*.tar")), reverse=True)
+    cache = make_cache(max_bytes=sum(sizes) - 1)
+    with Store(shards.url + "s/t-{000..004}.tar", cache=cache) as store:
+        store.plan_windows(1, lanes=1, node_lanes=1)
+        with pytest.raises(
+            ShardError,
+            match=rf"two windows of 1 shards for each of this node's 2 lanes and two more, {sum(sizes)} bytes, got "
+            rf"{sum(sizes) - 1}; raise it or lower the window or the lanes$",
+        ):
+            store.plan_windows(1, lanes=1, node_lanes=2)
+        cache.max_bytes = 4 * sum(sizes)
+        # Each process reads ahead within its share, less a window of each of its lanes that batches may still hold, and two shards.
+        for lanes, share in ((1, 2), (2, 4)):
+            store.plan_windows(1, lanes=lanes, node_lanes=2)
+            assert store.fetched._ahead_bytes == share * sum(sizes) - sum(sizes[: lanes + 2])
+
+
 def test_views_keep_their_shard(shards, folder, make_cache):
     largest = max(path.stat().st_size for path in folder.glob("*.tar"))
     cache = make_cache(max_bytes=int(2.2 * largest), deadline_s=0.3)
