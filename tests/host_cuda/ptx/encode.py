@@ -219,6 +219,8 @@ class Encoder:
         target, *sources = i.operands or ("",)
         if name == "mov.b32" and sources[0].startswith("{"):
             name, sources, bits = "pack.b32", [s.strip() for s in sources[0].strip("{}").split(",")], 16
+        if name not in self.known:
+            raise self._refuse(i)
         targets = [t.strip() for t in target.split("|")]
         of = [bits] * len(sources)
         if name.startswith(("shl", "shr")):
@@ -243,7 +245,7 @@ class Encoder:
             self.emit(i, "ret", [], [])
         elif i.name.startswith(("bar.sync", "bar.red")):
             number = 0 if i.name == "bar.sync" else 1
-            if i.operands[number] != "0" or len(i.operands) > number + 2:
+            if i.operands[number] != "0" or len(i.operands) != 1 + 2 * number:
                 raise self._refuse(i)
             targets = [self.place(i.operands[0], 32)] if number else []
             self.emit(i, i.name, targets, [self.place(i.operands[2], 1)] if number else [])

@@ -127,10 +127,13 @@ class PtxExecutor:
         setup = launch_record(where, grid, block, shared, bound)
         check_arguments(where, args, parameters)
         self.launched.append(f"{stem}.{kernel}")
-        written = [p[0] == "w" for p in parameters]
+        self.run(encoded, where, setup, args, [p[0] == "w" for p in parameters])
+
+    def run(self, encoded: Encoded, where: str, setup: Any, args: Sequence[Any], written: Sequence[bool]) -> None:
+        """Run an encoded kernel; `written` says which arguments are pointers that it may write through."""
         with Guarded(args, written, self.edge) as guarded:
             run = Run(encoded, args, guarded, self.fresh, self.checks, self.watch is not None)
             run.go(machine()[0], where, setup, ORDERS.index(self.order), self.seed, self.skipped_barrier)
             guarded.finish(where)
         if self.watch is not None:
-            self.watch(run.watched(f"{stem}.{kernel}"))
+            self.watch(run.watched(where.replace(".cu: ", ".")))

@@ -4,8 +4,6 @@
 
 #include "machine.h"
 
-static const char* space_name(const Region* region) { return region ? "global" : "shared"; }
-
 static bool ordered(const Warp& w, int lane, u32 thread, u32 time) {
     return int(thread / 32) == w.number && w.seen[lane][thread % 32] >= time;
 }
@@ -20,9 +18,10 @@ struct Who {
 };
 
 [[noreturn]] static void race(const Who& who, const char* did, const char* other, u32 thread) {
-    fault(who.lane, "race in %s memory, {%d}+%llu: thread %u %s what thread %u of its block %s, without a barrier between",
-          space_name(who.region), who.region ? int(who.region - who.m.launch->regions) : -1, (unsigned long long)who.at,
-          who.thread, did, thread, other);
+    char place[40] = "shared memory, byte ";
+    if (who.region) snprintf(place, sizeof place, "global memory, {%d}+", int(who.region - who.m.launch->regions));
+    fault(who.lane, "race in %s%llu: thread %u %s what thread %u of its block %s, without a barrier between", place,
+          (unsigned long long)who.at, who.thread, did, thread, other);
 }
 [[noreturn]] static void race_of_blocks(const Who& who, const char* did, const char* other, u32 block) {
     char by[32] = "another block";

@@ -36,7 +36,7 @@ static void shared_inside(Machine& m, int lane, u64 at, int size) {
     const Launch& launch = *m.launch;
     for (int k = 0; k < launch.variable_count; ++k) {
         const Variable& v = launch.variables[k];
-        if (at >= v.start && at + size <= v.start + v.size) return;
+        if (at - v.start < v.size && at - v.start + size <= v.size) return;
     }
     fault(lane, "out of bounds: byte %lld of shared memory belongs to no array of the kernel", (long long)at);
 }
@@ -97,7 +97,7 @@ struct Places {
 
 static void local_access(Machine& m, Warp& w, int lane, u64 at, int size, bool write, Places& p) {
     u64 room = m.launch->entry_local, first = u64(lane) * room;
-    if (at + size > room) fault(lane, "out of bounds: byte %llu of local memory", (unsigned long long)at);
+    if (at >= room || at + size > room) fault(lane, "out of bounds: byte %llu of local memory", (unsigned long long)at);
     p.memory[lane] = w.local + first + at;
     for (int k = 0; k < size; ++k) {
         u8& known = w.local_known[first + at + k];
@@ -138,7 +138,7 @@ static void place(Machine& m, Warp& w, const Instruction& i, u32 lanes, int size
         } else if (space == PARAMETER) {
             p.memory[l] = (char*)launch.parameters + at;
         } else {
-            if (at + size > launch.constant_bytes) fault(l, "out of bounds: byte %llu of constants", (unsigned long long)at);
+            if (at >= launch.constant_bytes || at + size > launch.constant_bytes) fault(l, "out of bounds: byte %llu of constants", (unsigned long long)at);
             p.memory[l] = (char*)launch.constants + at;
         }
     });

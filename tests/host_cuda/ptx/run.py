@@ -17,7 +17,7 @@ from .encode import Encoded, pack_parameters
 
 FIELDS = ("runs", "lanes", "sectors", "useful", "misses", "first", "waves", "least_waves")
 POISON, CELL_BYTES, SECTOR, BARRIER_LATENCY = 0xA5, 36, 32, 20
-BUDGET = 1 << 28
+BUDGET = 1 << 26
 """Instructions that a warp may run between two barriers before a kernel counts as endless."""
 
 
@@ -154,7 +154,7 @@ class Run:
     def explain(self, message: str) -> str:
         """Put names in the places of numbers."""
         message = re.sub(r"\{line (\d+)\}", lambda m: self.line(int(m[1])), message)
-        return re.sub(r"\{(-?\d+)\}", lambda m: self.names[int(m[1])] if int(m[1]) >= 0 else "byte 0", message)
+        return re.sub(r"\{(\d+)\}", lambda m: self.names[int(m[1])], message)
 
     def watched(self, name: str) -> Watched:
         """The counts of the launch."""
