@@ -1,8 +1,9 @@
 // Crop, antialiased resize, flip and composite of ragged images; see resample.py, axis.py and separable.py.
 //
-// The bicubic filter is in resample_cubic.cuh; bilinear, and for all masks: one block renders a tile of 16 x 32 output pixels: mask, then image, then ground. A plane is resampled in chunks of 64
-// source columns: vertical sums of the chunk go to shared memory, then every thread adds what its outputs take from them.
-// Long windows are weighed 32 source rows at a time, so any scale fits the same shared memory.
+// The bicubic filter is in resample_cubic.cuh; bilinear, and for all masks: one block renders a tile of 16 x 32 output pixels: mask,
+// then image, then ground. A plane is resampled in chunks of 64 source columns and 32 source rows: all loads of a chunk are under
+// way at once, as words; two rows at a time are weighed by dp2a; vertical sums go to shared memory, then every thread adds what its
+// outputs take from them. So any scale fits the same shared memory.
 
 #define TILE_ROWS 16
 #define TILE_COLS 32
@@ -10,7 +11,8 @@
 #define WARPS (THREADS / 32)
 #define ROWS_PER_WARP (TILE_ROWS / WARPS)
 #define CHUNK 64  // source px
-#define TAPS 32   // source rows per refill of the vertical weights
+#define TAPS 32   // source rows at a time
+#define WORDS(channels) (CHUNK * (channels) / 4)  // of a row of a chunk
 
 struct Plane {  // PLANE_DTYPE
     long long address;
@@ -37,10 +39,15 @@ struct Window {  // of one output pixel on one axis: source px first .. first + 
 struct Shared {
     Plane plane;
     Window y[TILE_ROWS], x[TILE_COLS];
-    short y_weights[TAPS][TILE_ROWS];
+    union {
+        short y_weights[TAPS][TILE_ROWS];          // bicubic
+        unsigned int y_pairs[TAPS / 2][TILE_ROWS];  // bilinear: the weights of two rows
+    };
     short x_weights[CHUNK][TILE_COLS];
-    short sums[TILE_ROWS * CHUNK * 3];
-    unsigned char view[3][TILE_ROWS][TILE_COLS], ground[3][TILE_ROWS][TILE_COLS], mask[1][TILE_ROWS][TILE_COLS];
+    __align__(8) short sums[TILE_ROWS * CHUNK * 3];
+    unsigned int source[TAPS * WORDS(3)];
+    int taps_x;
+    __align__(4) unsigned char view[3][TILE_ROWS][TILE_COLS], ground[3][TILE_ROWS][TILE_COLS], mask[1][TILE_ROWS][TILE_COLS];
     unsigned int totals[3];
 };
 
@@ -69,45 +76,122 @@ static __device__ Window window_of(double origin, double scale, int n, int i) {
     return w;
 }
 
-// Weight of tap k; 0 past the window.
-static __device__ short weight_of(const Window& w, int k) {
-    if (k >= w.count) return 0;
-    int before = k == 0 ? 0 : (int)(running_sum(w, k) * w.norm + 0.5);
-    return (short)((int)(running_sum(w, k + 1) * w.norm + 0.5) - before);
+// Rounded sum of the weights of the first taps, at most all.
+static __device__ int sum_of(const Window& w, int taps) {
+    return taps <= 0 ? 0 : (int)(running_sum(w, min(taps, w.count)) * w.norm + 0.5);
 }
 
-// Write the vertical sums of source columns c0 .. c0 + cols - 1 to s.sums[row][px * C + channel]. A warp sums two rows, so
-// that weights are uniform in it and its loads lie side by side.
+// Weight of tap k; 0 outside the window.
+static __device__ short weight_of(const Window& w, int k) { return (short)(sum_of(w, k + 1) - sum_of(w, k)); }
+
+// Four bytes from a multiple of 4 on; those outside `low` .. `high` are not touched and give 0.
+static __device__ unsigned int word_within(const unsigned char* at, const unsigned char* low, const unsigned char* high) {
+    unsigned int value = 0;
+#pragma unroll 1
+    for (int i = 0; i < 4; i++)
+        if (at + i >= low && at + i < high) value |= (unsigned int)__ldg(at + i) << (8 * i);
+    return value;
+}
+
+// A warp loads a row of a chunk: words `lane` and `lane + 32` of the `count` from the multiple of 4 before `at` on.
 template <int C>
-static __device__ void vertical(const Plane& p, Shared& s, int c0, int cols, int taps, bool first_chunk) {
-    const int PARTS = CHUNK * C / 32;
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, bytes = cols * C;
-    const unsigned char* base = (const unsigned char*)p.address + (long long)c0 * C + lane;
-    for (int row = warp; row < TILE_ROWS; row += WARPS) {
-        int sums[PARTS];
+static __device__ uint2 load_row(const unsigned char* at, int count) {
+    const unsigned int* words = (const unsigned int*)(at - ((unsigned long long)at & 3u)) + threadIdx.x % 32;
+    int left = count - (int)(threadIdx.x % 32);
+    return make_uint2(left > 0 ? __ldg(words) : 0, C > 1 && left > 32 ? __ldg(words + 32) : 0);
+}
+
+template <int C>
+static __device__ uint2 load_row_within(const unsigned char* at, const unsigned char* low, const unsigned char* high) {
+    const unsigned char* word = at - ((unsigned long long)at & 3u) + threadIdx.x % 32 * 4;
+    return make_uint2(word_within(word, low, high), C > 1 ? word_within(word + 128, low, high) : 0);
+}
+
+// Put a loaded row where it begins with the byte that was at `at`.
+template <int C>
+static __device__ void store_row(unsigned int* to, uint2 row, unsigned int at) {
+    int lane = threadIdx.x % 32;
+    unsigned int shift = 8 * (at & 3u), next = __shfl_sync(0xffffffffu, lane ? row.x : row.y, (lane + 1) % 32);
+    if (lane < WORDS(C)) to[lane] = __funnelshift_r(row.x, next, shift);
+    if (C > 1) {
+        next = __shfl_down_sync(0xffffffffu, row.y, 1);
+        if (lane + 32 < WORDS(C)) to[lane + 32] = __funnelshift_r(row.y, next, shift);
+    }
+}
+
+// Write the weights of source rows r0 .. r0 + rows - 1 to s.y_pairs, which is 0; the last warps do most.
+static __device__ void weigh_rows(Shared& s, int r0, int rows) {
+    for (int i = (threadIdx.x + 96) % THREADS; i < TILE_ROWS * TAPS; i += THREADS) {
+        const Window& w = s.y[i % TILE_ROWS];
+        int row = max(w.first - r0, 0) + i / TILE_ROWS;
+        if (row < min(w.first + w.count - r0, rows))
+            ((short*)&s.y_pairs[row / 2][i % TILE_ROWS])[row % 2] = weight_of(w, r0 + row - w.first);
+    }
+}
+
+// Write the vertical sums of source columns c0 .. c0 + CHUNK - 1 to s.sums[row][px * C + channel]. A thread does words of one row.
+template <int C>
+static __device__ void vertical(const Plane& p, Shared& s, int c0, int cols, bool first_chunk) {
+    const int LOADS = TAPS / WARPS, ITEMS = WORDS(C) / 16;
+    int warp = threadIdx.x / 32, count = (cols * C + 3) / 4 + 1, pitch = p.pitch;
+    const unsigned char* low = (const unsigned char*)p.address;
+    const unsigned char* high = low + (long long)(p.rows - 1) * pitch + p.cols * C;
+    int begin = s.y[0].first, end = s.y[TILE_ROWS - 1].first + s.y[TILE_ROWS - 1].count;
+    int out_row = threadIdx.x / 16;
+    unsigned int sums[ITEMS][4];
 #pragma unroll
-        for (int i = 0; i < PARTS; i++) sums[i] = 1 << 7;
-        for (int k0 = 0; k0 < taps; k0 += TAPS) {
-            if (taps > TAPS || (first_chunk && row == warp)) {  // the same for all threads
-                __syncthreads();
-                for (int i = threadIdx.x; i < TILE_ROWS * min(TAPS, taps - k0); i += THREADS)
-                    s.y_weights[i / TILE_ROWS][i % TILE_ROWS] = weight_of(s.y[i % TILE_ROWS], k0 + i / TILE_ROWS);
-                __syncthreads();
-            }
-            int count = min(TAPS, s.y[row].count - k0);
-            const unsigned char* at = base + (long long)(s.y[row].first + k0) * p.pitch;
-#pragma unroll 1  // six loads are in flight anyway, and 64 registers hold
-            for (int k = 0; k < count; k++, at += p.pitch) {
-                int weight = s.y_weights[k][row];
+    for (int q = 0; q < ITEMS; q++) sums[q][0] = sums[q][1] = sums[q][2] = sums[q][3] = 1u << 7;
+    for (int r0 = begin; r0 < end; r0 += TAPS) {
+        int rows = min(TAPS, end - r0), even = rows + 1 & ~1;
+        uint2 held[LOADS];
+        const unsigned char* base = low + (long long)r0 * pitch + c0 * C;
+        // An odd last row is there twice: its twin weighs nothing.
+        bool inside = base - ((unsigned long long)base & 3u) >= low && base + (rows - 1) * pitch + 4 * count <= high;
 #pragma unroll
-                for (int i = 0; i < PARTS; i++) {
-                    if (lane + 32 * i < bytes) sums[i] += weight * (int)__ldg(at + 32 * i);
-                }
-            }
+        for (int q = 0; q < LOADS; q++) {
+            int row = warp + q * WARPS;
+            if (inside && row < even) held[q] = load_row<C>(base + min(row, rows - 1) * pitch, count);
+        }
+        if (first_chunk || end - begin > TAPS) {  // the same for all threads
+            s.y_pairs[threadIdx.x / TILE_ROWS][threadIdx.x % TILE_ROWS] = 0;
+            __syncthreads();
+            weigh_rows(s, r0, rows);
         }
 #pragma unroll
-        for (int i = 0; i < PARTS; i++) s.sums[row * CHUNK * C + lane + 32 * i] = (short)(sums[i] >> 8);
+        for (int q = 0; q < LOADS; q++) {
+            int row = warp + q * WARPS;
+            unsigned int at = (unsigned int)(unsigned long long)base + min(row, rows - 1) * pitch;
+            if (inside && row < even) store_row<C>(s.source + row * WORDS(C), held[q], at);
+        }
+#pragma unroll 1
+        for (int row = warp; !inside && row < even; row += WARPS) {  // the first or the last bytes of the plane
+            const unsigned char* at = base + min(row, rows - 1) * pitch;
+            store_row<C>(s.source + row * WORDS(C), load_row_within<C>(at, low, high), (unsigned int)(unsigned long long)at);
+        }
+        __syncthreads();
+        const Window& window = s.y[out_row];
+        int pair = max(window.first - r0, 0) / 2, last = (min(window.first + window.count - r0, rows) + 1) / 2;
+        const unsigned int* at = s.source + 2 * pair * WORDS(C) + threadIdx.x % 16;
+#pragma unroll 1
+        for (; pair < last; pair++, at += 2 * WORDS(C)) {
+            unsigned int weights = s.y_pairs[pair][out_row];
+#pragma unroll
+            for (int q = 0; q < ITEMS; q++) {
+                unsigned int upper = at[16 * q], lower = at[16 * q + WORDS(C)];
+                unsigned int left = __byte_perm(upper, lower, 0x5140), right = __byte_perm(upper, lower, 0x7362);
+                sums[q][0] = __dp2a_lo(weights, left, sums[q][0]);
+                sums[q][1] = __dp2a_hi(weights, left, sums[q][1]);
+                sums[q][2] = __dp2a_lo(weights, right, sums[q][2]);
+                sums[q][3] = __dp2a_hi(weights, right, sums[q][3]);
+            }
+        }
+        if (end - begin > TAPS) __syncthreads();
     }
+    uint2* to = (uint2*)s.sums + out_row * WORDS(C) + threadIdx.x % 16;
+#pragma unroll
+    for (int q = 0; q < ITEMS; q++)
+        to[16 * q] = make_uint2(__byte_perm(sums[q][0] >> 8, sums[q][1] >> 8, 0x5410),
+                                __byte_perm(sums[q][2] >> 8, sums[q][3] >> 8, 0x5410));
 }
 
 // Resample one plane into out[channel][row][column] of the tile at (top, left); ends with a barrier.
@@ -125,11 +209,10 @@ static __device__ void resample_tile(const Plane& source, Shared& s, int height,
     } else if (warp == 1) {
         int x = min(left + column, width - 1);
         s.x[column] = window_of(p.origin_x, p.scale_x, p.cols, p.flip ? width - 1 - x : x);
+        int most = __reduce_max_sync(0xffffffffu, s.x[column].count);
+        if (column == 0) s.taps_x = most;
     }
     __syncthreads();
-    int taps_y = 0, taps_x = 0;
-    for (int i = 0; i < TILE_ROWS; i++) taps_y = max(taps_y, s.y[i].count);
-    for (int i = 0; i < TILE_COLS; i++) taps_x = max(taps_x, s.x[i].count);
     const Window &low = s.x[p.flip ? TILE_COLS - 1 : 0], &high = s.x[p.flip ? 0 : TILE_COLS - 1];
     int begin = low.first, end = high.first + high.count;
 
@@ -142,11 +225,11 @@ static __device__ void resample_tile(const Plane& source, Shared& s, int height,
         int k = max(c0 - s.x[column].first, 0);
         int count = min(s.x[column].count, c0 + cols - s.x[column].first) - k;
         int at = s.x[column].first + k - c0;
-        for (int i = warp; i < min(taps_x, CHUNK); i += WARPS)
-            s.x_weights[i][column] = weight_of(s.x[column], k + i);
-        vertical<C>(p, s, c0, cols, taps_y, c0 == begin);
+        for (int i = warp; i < min(s.taps_x, CHUNK); i += WARPS) s.x_weights[i][column] = weight_of(s.x[column], k + i);
+        vertical<C>(p, s, c0, cols, c0 == begin);
         __syncthreads();
         const short* v = s.sums + (warp * CHUNK + at) * C;
+#pragma unroll 2
         for (int j = 0; j < count; j++, v += C) {
             int weight = s.x_weights[j][column];
 #pragma unroll
@@ -186,10 +269,10 @@ static __device__ void store_tile(const unsigned char (*tile)[TILE_ROWS][TILE_CO
         int line = i / (TILE_COLS / 4), x = i % (TILE_COLS / 4) * 4, channel = line / TILE_ROWS, y = line % TILE_ROWS;
         if (top + y >= height) continue;
         const unsigned char* from = &tile[channel][y][x];
-        unsigned char* to = out + ((long long)channel * height + top + y) * width + left + x;
+        unsigned char* to = out + (long long)(channel * height + top + y) * width + left + x;
         int valid = width - left - x;
         if (wide && valid >= 4) {
-            *(unsigned int*)to = from[0] | from[1] << 8 | from[2] << 16 | (unsigned int)from[3] << 24;
+            *(unsigned int*)to = *(const unsigned int*)from;
         } else {
             for (int j = 0; j < min(valid, 4); j++) to[j] = from[j];
         }
@@ -201,9 +284,8 @@ template <bool CUBIC>
 static __device__ void render(const Plane* __restrict__ planes, const Row* __restrict__ rows, int height, int width,
                               unsigned char* __restrict__ views, unsigned char* __restrict__ masks, int has_masks,
                               unsigned long long* __restrict__ totals, Shared& s, CubicShared* windows) {
-    int tiles_x = (width + TILE_COLS - 1) / TILE_COLS, tiles = tiles_x * ((height + TILE_ROWS - 1) / TILE_ROWS);
-    long long n = blockIdx.x / tiles;
-    int tile = blockIdx.x % tiles, top = tile / tiles_x * TILE_ROWS, left = tile % tiles_x * TILE_COLS;
+    long long n = blockIdx.z;
+    int top = blockIdx.y * TILE_ROWS, left = blockIdx.x * TILE_COLS;
     const Plane* plane = planes + 3 * n;
     const Row& row = rows[n];
     bool store_mask = has_masks == 2, masked = has_masks && plane[1].address != 0;

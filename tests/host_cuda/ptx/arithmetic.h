@@ -172,6 +172,7 @@ static const Entry ARITHMETIC[] = {
     MAP3("dp4a.u32.u32", u32, u32, u32, c + (a & 255u) * (b & 255u) + (a >> 8 & 255u) * (b >> 8 & 255u) +
          (a >> 16 & 255u) * (b >> 16 & 255u) + (a >> 24) * (b >> 24))
     MAP3("dp2a.lo.u32.u32", u32, u32, u32, c + (a & 0xffffu) * (b & 255u) + (a >> 16) * (b >> 8 & 255u))
+    MAP3("dp2a.hi.u32.u32", u32, u32, u32, c + (a & 0xffffu) * (b >> 16 & 255u) + (a >> 16) * (b >> 24))
     MAP1("popc.b32", u32, u32, __builtin_popcount(a)) MAP1("clz.b32", u32, u32, a ? __builtin_clz(a) : 32)
     MAP1("brev.b32", u32, u32, [&] { u32 y = 0; for (int k = 0; k < 32; ++k) y |= (a >> k & 1u) << (31 - k); return y; }())
     {"bfi.b32", DO { auto *at = w.lanes<u32>(i.s[2]), *length = w.lanes<u32>(i.s[3]), *d = w.lanes<u32>(i.d[0]);

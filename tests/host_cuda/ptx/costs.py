@@ -50,6 +50,7 @@ _TABLE: list[tuple[str, Cost]] = [
     (r"setp\..*f32", Cost("fp32", "int", 1, 5)),
     (r"mul\.(lo|hi)\.[su]64|mad\.lo\.[su]64", Cost("int", "int", 4, 14)),
     (r"mul\.wide|mad\.wide|mul\.hi", Cost("int", "int", 1, 6)),
+    (r"add\.s64 of a shared address", Cost("int", "int", 1, 5)),
     (r"(add|sub|neg|shl|shr|min|max|setp\.\w+|selp|and|or|xor|not)\.[subf]64", Cost("int", "int", 2, 6)),
     (r"cvta|cvt\.[su]64\.u32|cvt\.u32\.u64|cvt\.[su](16|32)\.|mov\.", Cost("int", "int", 0.25, 4)),
 ]  # fmt: skip

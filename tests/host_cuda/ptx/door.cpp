@@ -11,8 +11,9 @@ static void time_of(Machine& m, Warp& w, const Instruction& i, u32 lanes) {  // 
     if (i.guard >= 0) start = std::max(start, w.ready[i.guard / LINE]);
     if (i.space == GLOBAL || i.space == SHARED)
         for (int k = 0; k < i.count; ++k) if (i.d[k] >= 0) start = std::max(start, w.ready[i.d[k] / LINE]);
-    w.clock = start;
     u64* counts = m.launch->counts + FIELDS * m.at;
+    counts[CYCLES] += u64(start - w.clock);
+    w.clock = start;
     counts[RUNS]++, counts[LANES] += __builtin_popcount(lanes);
     for (int place : i.d) if (place >= 0) w.ready[place / LINE] = start + i.latency;
 }
@@ -111,6 +112,7 @@ static void release(Machine& m) {
         else if (i.op > KNOWN.red_first) vote(w, i, w.live, i.op == KNOWN.red_first + 1 ? votes > 0 : votes == launch.threads);
         w.groups[0].at = at + 1, w.groups[0].state = RUN;
         w.barrier = -1;
+        if (launch.counts) launch.counts[FIELDS * at + CYCLES] += u64(clock + launch.barrier_latency - w.clock);
         w.clock = clock + launch.barrier_latency;
     }
     m.epoch++;

@@ -87,7 +87,9 @@ class Encoder:
         self.lines: list[tuple[str, int]] = []
         self.files = module.files
         self.shared = shared_layout(kernel, module)
+        self.shared_names = {name for name, _, _ in self.shared}
         self.symbols = {name: start for name, start, _ in self.shared}
+        self.shared_addresses: set[str] = set()  # registers with such: ptxas keeps them in 32 bits
         self.constants, self.local_bytes, self.parameter_bytes = b"", 0, 0
         for v in (*module.variables, *kernel.variables):
             if v.space == "const":
@@ -161,6 +163,9 @@ class Encoder:
         pad = [-1, -1, -1, -1]
         guard = self.place(i.guard, 1) if i.guard else -1
         name = i.name if name is None else name
+        if name in ("mov.u64", "add.s64") and any(o in self.shared_addresses or o in self.shared_names for o in i.operands[1:]):
+            self.shared_addresses.add(i.operands[0])
+            name += " of a shared address"
         record = {"op": self.known[op], "guard": guard, "guard_not": i.guard_not, "d": (d + pad)[:4], "s": (s + pad)[:4]}
         self.records.append(record | {"count": 1, "latency": cost_of(name).latency if name else 0} | more)
         self.names.append(name)

@@ -17,7 +17,7 @@ from .run import FIELDS, Watched
 
 START_US = 1.5
 """From the end of a launch to the begin of the next one of the same stream."""
-RUNS, LANES, SECTORS, USEFUL, MISSES, FIRST, WAVES, LEAST_WAVES = range(len(FIELDS))
+RUNS, LANES, SECTORS, USEFUL, MISSES, FIRST, WAVES, LEAST_WAVES, CYCLES = range(len(FIELDS))
 
 
 @dataclass(frozen=True)
@@ -103,13 +103,13 @@ def summarise(watched: Watched, *, scale: float, registers: int, gpu: Gpu = H200
 
 
 def hot_lines(watched: Watched, most: int) -> list[tuple[str, Mapping[str, float]]]:
-    """The source lines that take the most issue slots, with their shares of slots, sectors and bank passes."""
+    """The source lines that take the most issue slots and cycles of a warp, with their shares of these and of memory's work."""
     slots, _, _ = instruction_costs(watched)
     found: dict[str, np.ndarray] = {}
     for (file, line), row, cost in zip(watched.encoded.lines, watched.counts.astype(float), slots):
-        here = found.setdefault(f"{file}:{line}", np.zeros(4))
-        here += [row[RUNS] * cost, row[SECTORS], row[WAVES], row[WAVES] - row[LEAST_WAVES]]
+        here = found.setdefault(f"{file}:{line}", np.zeros(5))
+        here += [row[RUNS] * cost, row[CYCLES], row[SECTORS], row[WAVES], row[WAVES] - row[LEAST_WAVES]]
     total = np.maximum(sum(found.values()), 1)  # type: ignore[arg-type]
-    rows = sorted(found.items(), key=lambda item: -item[1][0])[:most]
-    names = ("slots", "sectors", "bank passes", "bank conflicts")
+    rows = sorted(found.items(), key=lambda item: -item[1][0] - item[1][1])[:most]
+    names = ("slots", "cycles", "sectors", "bank passes", "bank conflicts")
     return [(place, dict(zip(names, (100 * values / total).round(1).tolist()))) for place, values in rows]

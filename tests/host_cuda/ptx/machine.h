@@ -60,9 +60,10 @@ struct Variable {  // of shared memory
     u64 start, size;
 };
 
-enum Field { RUNS, LANES, SECTORS, USEFUL, MISSES, FIRST, WAVES, LEAST_WAVES, FIELDS };
+enum Field { RUNS, LANES, SECTORS, USEFUL, MISSES, FIRST, WAVES, LEAST_WAVES, CYCLES, FIELDS };
 // Per instruction: times a warp ran it, lanes that did; memory: sectors asked for, bytes of use, sectors that no earlier access
-// of the block, or of the launch, brought in; shared: passes over the banks, and the least that would do.
+// of the block, or of the launch, brought in; shared: passes over the banks, and the least that would do; cycles from the
+// instruction before to this one.
 
 enum State { RUN, AT_BARRIER, AT_WARP };
 struct Group {  // lanes at one place

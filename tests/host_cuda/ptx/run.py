@@ -15,7 +15,7 @@ from host_cuda.guarded import Guarded, alive
 
 from .encode import Encoded, pack_parameters
 
-FIELDS = ("runs", "lanes", "sectors", "useful", "misses", "first", "waves", "least_waves")
+FIELDS = ("runs", "lanes", "sectors", "useful", "misses", "first", "waves", "least_waves", "cycles")
 POISON, CELL_BYTES, SECTOR, BARRIER_LATENCY = 0xA5, 36, 32, 20
 BUDGET = 1 << 26
 """Instructions that a warp may run between two barriers before a kernel counts as endless."""
