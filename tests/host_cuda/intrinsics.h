@@ -127,6 +127,11 @@ static inline double __int2double_rn(int x) { return double(x); }
 // ---- arithmetic, rounded to nearest -------------------------------------------------------------
 
 static inline float __fadd_rn(float a, float b) { return a + b; }
+static inline float __fadd_rz(float a, float b) {  // where the sum of doubles is exact: exponents less than 29 apart
+    double sum = (double)a + (double)b;
+    float rounded = float(sum);
+    return fabs((double)rounded) > fabs(sum) ? nextafterf(rounded, 0.0f) : rounded;
+}
 static inline float __fsub_rn(float a, float b) { return a - b; }
 static inline float __fmul_rn(float a, float b) { return a * b; }
 static inline float __fdiv_rn(float a, float b) { return a / b; }

@@ -98,6 +98,23 @@ def _dot(a, b, c):
     return c + sum((a >> s & 255) * (b >> s & 255) for s in (0, 8, 16, 24))
 
 
+def _towards_zero(a, b):
+    exact = Fraction(a) + Fraction(b) if math.isfinite(a) and math.isfinite(b) else None
+    if exact is None:
+        return a + b
+    near = np.float32(float(exact)) if abs(exact) < 2**127 else np.float32(a + b)
+    return np.nextafter(near, np.float32(0)) if abs(Fraction(float(near))) > abs(exact) else near
+
+
+def _fused(a, b, c):
+    if not all(map(math.isfinite, (a, b, c))):
+        return a * b + c
+    exact = Fraction(a) * Fraction(b) + Fraction(c)
+    near = np.float32(float(exact))  # two roundings: looked at again below
+    beside = [near, np.nextafter(near, np.float32(np.inf)), np.nextafter(near, np.float32(-np.inf))]
+    return min(beside, key=lambda v: (abs(Fraction(float(v)) - exact), int(v.view(np.uint32)) & 1)) if exact else a * b + c
+
+
 S32, S64 = 2**31, 2**63
 CASES = [  # instruction, type of the result, types of the operands, the value in Python
     ("add.s32 {d}, {a}, {b}", "u32", "u32 u32", lambda a, b: a + b),
@@ -152,6 +169,8 @@ CASES = [  # instruction, type of the result, types of the operands, the value i
     ("cvt.rn.f64.s64 {d}, {a}", "f64", "s64", float),
     ("cvt.rn.f32.f64 {d}, {a}", "f32", "f64", float),
     ("cvt.f64.f32 {d}, {a}", "f64", "f32", float),
+    ("add.rz.f32 {d}, {a}, {b}", "f32", "f32 f32", _towards_zero),
+    ("fma.rn.f32 {d}, {a}, {b}, {c}", "f32", "f32 f32 f32", _fused),
     ("min.f32 {d}, {a}, {b}", "f32", "f32 f32", lambda a, b: _least(a, b, 1)),
     ("max.f64 {d}, {a}, {b}", "f64", "f64 f64", lambda a, b: _least(a, b, -1)),
     ("sqrt.rn.f64 {d}, {a}", "f64", "f64", lambda a: math.sqrt(a) if a >= 0 else math.nan),
@@ -234,10 +253,10 @@ def test_registers_of_braces_are_their_own():
     ("ex2.approx.f32 %f1, %f2;", "'ex2.approx.f32' is refused: '.approx' has no exact equal on the CPU"),
     ("add.ftz.f32 %f1, %f2, %f3;", "'add.ftz.f32' is refused: '.ftz' has no exact equal"),
     ("div.full.f32 %f1, %f2, %f3;", "'div.full.f32' is refused: '.full' has no exact equal"),
-    ("fma.rn.f32 %f1, %f2, %f3, %f4;", "'fma.rn.f32' is refused: it is not one that the executor knows"),
+    ("fma.rn.f64 %fd1, %fd2, %fd3, %fd4;", "'fma.rn.f64' is refused: it is not one that the executor knows"),
     ("atom.global.cas.b32 %r1, [%rd1], %r2, %r3;", "'atom.global.cas.b32' is refused"),
     ("bar.sync 1;", "'bar.sync' is refused"), ("bar.sync 0, 64;", "'bar.sync' is refused"),
-    ("add.rz.f32 %f1, %f2, %f3;", "'add.rz.f32' is refused"),
+    ("add.rm.f32 %f1, %f2, %f3;", "'add.rm.f32' is refused"),
     ("mov.u32 %r1, %clock;", "%clock is not declared"), ("mov.u32 %r1, elsewhere;", "the operand 'elsewhere' is not understood"),
 ])  # fmt: skip
 def test_what_is_not_known_is_refused(line, says):

@@ -90,6 +90,14 @@ static inline T most(T a, T b) {
     return a == b ? (std::signbit(a) ? b : a) : a < b ? b : a;
 }
 
+// Towards zero, where the sum of doubles is exact; else it lies so close to the larger one that its neighbour decides.
+static inline f32 add_towards_zero(f32 a, f32 b) {
+    f64 sum = f64(a) + f64(b), error = fabs(a) > fabs(b) ? f64(b) - (sum - f64(a)) : f64(a) - (sum - f64(b));
+    f32 rounded = f32(sum);
+    f64 past = f64(rounded) - sum - error;  // sum + error is the exact sum
+    return rounded != 0 && (rounded > 0 ? past > 0 : past < 0) ? nextafterf(rounded, 0.0f) : rounded;
+}
+
 // Float to integer: saturates; NaN gives 0, for 64 bits the lowest pattern.
 template <class I, class F>
 static inline I saturate(F x) {
@@ -158,6 +166,7 @@ static inline T insert(T value, T into, u32 at, u32 length) {  // bfi: `length` 
     MAP1("cvt.rzi." #t "." #f, I, F, (saturate<I, F>(trunc(a)))) MAP1("cvt.rni." #t "." #f, I, F, (saturate<I, F>(rint(a))))
 
 static const Entry ARITHMETIC[] = {
+    MAP2("add.rz.f32", f32, f32, add_towards_zero(a, b)) MAP3("fma.rn.f32", f32, f32, f32, fmaf(a, b, c))
     INTEGERS(S, 16, s16, u16) INTEGERS(S, 32, s32, u32) INTEGERS(S, 64, s64, u64)
     FLOATS(32, f32, sqrtf) FLOATS(64, f64, sqrt)
     MAP2("mul.wide.s16", u32, s16, s32(a) * b) MAP2("mul.wide.u16", u32, u16, u32(a) * b)

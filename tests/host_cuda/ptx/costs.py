@@ -46,7 +46,7 @@ _TABLE: list[tuple[str, Cost]] = [
     (r".*\.f64", Cost("fp64", "fp64", 1, 8)),
     (r"cvt\.r.*(f32\.[us]|[us]\d+\.f32)", Cost("convert", "special", 1, 14)),
     (r"(popc|clz|brev|bfind)", Cost("int", "special", 1, 14)),
-    (r"(add|sub|mul|min|max|abs|neg)\.(rn\.)?f32", Cost("fp32", "fp32", 1, 4)),
+    (r"(add|sub|mul|fma|min|max|abs|neg)\.(r[nz]\.)?f32", Cost("fp32", "fp32", 1, 4)),
     (r"setp\..*f32", Cost("fp32", "int", 1, 5)),
     (r"mul\.(lo|hi)\.[su]64|mad\.lo\.[su]64", Cost("int", "int", 4, 14)),
     (r"mul\.wide|mad\.wide|mul\.hi", Cost("int", "int", 1, 6)),
