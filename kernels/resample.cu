@@ -47,7 +47,7 @@ struct Shared {
     __align__(8) short sums[TILE_ROWS * CHUNK * 3];
     unsigned int source[TAPS * WORDS(3)];
     int taps_x;
-    __align__(4) unsigned char view[3][TILE_ROWS][TILE_COLS], ground[3][TILE_ROWS][TILE_COLS], mask[1][TILE_ROWS][TILE_COLS];
+    unsigned char ground[3 * ROWS_PER_WARP][THREADS], mask[ROWS_PER_WARP][THREADS];  // a thread's own
     unsigned int totals[3];
 };
 
@@ -194,10 +194,10 @@ static __device__ void vertical(const Plane& p, Shared& s, int c0, int cols, boo
                                 __byte_perm(sums[q][2] >> 8, sums[q][3] >> 8, 0x5410));
 }
 
-// Resample one plane into out[channel][row][column] of the tile at (top, left); ends with a barrier.
+// Resample one plane to the tile at (top, left): result[i] is channel i % C of row `warp` + i / C * WARPS and column `lane`, 0 .. 255.
 template <int C>
 static __device__ void resample_tile(const Plane& source, Shared& s, int height, int width, int top, int left,
-                                     unsigned char (*out)[TILE_ROWS][TILE_COLS]) {
+                                     int* totals) {
     const int ITEMS = C * ROWS_PER_WARP;
     int column = threadIdx.x % TILE_COLS, warp = threadIdx.x / TILE_COLS;  // a lane is a column: TILE_COLS = 32
     const Plane& p = s.plane;  // in shared memory, it costs no registers
@@ -216,7 +216,6 @@ static __device__ void resample_tile(const Plane& source, Shared& s, int height,
     const Window &low = s.x[p.flip ? TILE_COLS - 1 : 0], &high = s.x[p.flip ? 0 : TILE_COLS - 1];
     int begin = low.first, end = high.first + high.count;
 
-    int totals[ITEMS];
 #pragma unroll
     for (int i = 0; i < ITEMS; i++) totals[i] = 1 << 19;
     for (int c0 = begin; c0 < end; c0 += CHUNK) {
@@ -238,8 +237,7 @@ static __device__ void resample_tile(const Plane& source, Shared& s, int height,
         __syncthreads();
     }
 #pragma unroll
-    for (int i = 0; i < ITEMS; i++) out[i % C][warp + i / C * WARPS][column] = (unsigned char)(totals[i] >> 20);
-    __syncthreads();
+    for (int i = 0; i < ITEMS; i++) totals[i] >>= 20;
 }
 
 #include "resample_cubic.cuh"
@@ -255,72 +253,58 @@ static __device__ unsigned int mix(unsigned int x) {
     return x ^ (x >> 16);
 }
 
-static __device__ unsigned int ground_at(const Row& row, const Shared& s, int channel, int y, int x, int pixel) {
+static __device__ unsigned int ground_at(const Row& row, const unsigned char* donor, int channel, int pixel) {
     if (row.mode == FILL) return row.fill[channel];
-    if (row.mode == DONOR) return s.ground[channel][y][x];
+    if (row.mode == DONOR) return *donor;
     return (mix(mix((unsigned int)pixel ^ row.seed_lo) + row.seed_hi) >> (8 * channel)) & 255u;
 }
 
-// Write the valid part of tile[channels][16][32], four pixels at a time where the output allows it.
-static __device__ void store_tile(const unsigned char (*tile)[TILE_ROWS][TILE_COLS], int channels, unsigned char* out,
-                                  int height, int width, int top, int left) {
-    bool wide = width % 4 == 0 && (unsigned long long)out % 4 == 0;
-    for (int i = threadIdx.x; i < channels * TILE_ROWS * (TILE_COLS / 4); i += THREADS) {
-        int line = i / (TILE_COLS / 4), x = i % (TILE_COLS / 4) * 4, channel = line / TILE_ROWS, y = line % TILE_ROWS;
-        if (top + y >= height) continue;
-        const unsigned char* from = &tile[channel][y][x];
-        unsigned char* to = out + (long long)(channel * height + top + y) * width + left + x;
-        int valid = width - left - x;
-        if (wide && valid >= 4) {
-            *(unsigned int*)to = *(const unsigned int*)from;
-        } else {
-            for (int j = 0; j < min(valid, 4); j++) to[j] = from[j];
-        }
-    }
-}
-
-// planes (N, 3): image, mask, donor. has_masks: 0 none, 1 to be used, 2 and to be written. totals (N, 3): sums of the uncomposited views whose ground is their mean.
+// planes (N, 3): image, mask, donor. has_masks: 0 none, 1 to be used, 2 and to be written. totals (N, 3): sums of the uncomposited
+// views whose ground is their mean. A thread makes the pixels of its lane's column in ROWS_PER_WARP rows, from mask to store.
 template <bool CUBIC>
 static __device__ void render(const Plane* __restrict__ planes, const Row* __restrict__ rows, int height, int width,
                               unsigned char* __restrict__ views, unsigned char* __restrict__ masks, int has_masks,
                               unsigned long long* __restrict__ totals, Shared& s, CubicShared* windows) {
-    long long n = blockIdx.z;
+    long long n = blockIdx.z, pixels = (long long)height * width;
     int top = blockIdx.y * TILE_ROWS, left = blockIdx.x * TILE_COLS;
+    int x = left + threadIdx.x % TILE_COLS, y = top + threadIdx.x / TILE_COLS;
     const Plane* plane = planes + 3 * n;
     const Row& row = rows[n];
     bool store_mask = has_masks == 2, masked = has_masks && plane[1].address != 0;
     int mode = masked ? row.mode : KEEP;
 
-    if (masked && (store_mask || mode != KEEP)) {
-        resample_tile<1>(plane[1], s, height, width, top, left, s.mask);
-    } else if (store_mask) {
-        for (int i = threadIdx.x; i < TILE_ROWS * TILE_COLS; i += THREADS) s.mask[0][i / TILE_COLS][i % TILE_COLS] = 0;
+    int mask[ROWS_PER_WARP] = {};
+    if (masked && (store_mask || mode != KEEP)) resample_tile<1>(plane[1], s, height, width, top, left, mask);
+#pragma unroll
+    for (int i = 0; i < ROWS_PER_WARP; i++) {
+        s.mask[i][threadIdx.x] = (unsigned char)mask[i];
+        if (store_mask && x < width && y + i * WARPS < height)
+            masks[n * pixels + (y + i * WARPS) * width + x] = (unsigned char)mask[i];
     }
     if (mode == MEAN && threadIdx.x < 3) s.totals[threadIdx.x] = 0;
+    int view[3 * ROWS_PER_WARP];
     for (int i = mode == DONOR ? 2 : 0; i >= 0; i -= 2) {
         if (CUBIC) {
-            resample_tile_cubic(plane[i], s, *windows, height, width, top, left, i == 2 ? s.ground : s.view);
+            resample_tile_cubic(plane[i], s, *windows, height, width, top, left, view);
         } else {
-            resample_tile<3>(plane[i], s, height, width, top, left, i == 2 ? s.ground : s.view);
+            resample_tile<3>(plane[i], s, height, width, top, left, view);
         }
+#pragma unroll
+        for (int j = 0; i == 2 && j < 3 * ROWS_PER_WARP; j++) s.ground[j][threadIdx.x] = (unsigned char)view[j];
     }
-    if (mode != KEEP) {
-        for (int i = threadIdx.x; i < 3 * TILE_ROWS * TILE_COLS; i += THREADS) {
-            int line = i / TILE_COLS, x = i % TILE_COLS, channel = line / TILE_ROWS, y = line % TILE_ROWS;
-            if (top + y >= height || left + x >= width) continue;
-            unsigned char* figure = &s.view[channel][y][x];
-            if (mode == MEAN) {
-                atomicAdd(&s.totals[channel], (unsigned int)*figure);
-            } else {
-                int pixel = (top + y) * width + left + x;
-                *figure = (unsigned char)blend(*figure, ground_at(row, s, channel, y, x, pixel), s.mask[0][y][x]);
-            }
-        }
-        __syncthreads();
-        if (mode == MEAN && threadIdx.x < 3) atomicAdd(&totals[3 * n + threadIdx.x], (unsigned long long)s.totals[threadIdx.x]);
+#pragma unroll
+    for (int j = 0; j < 3 * ROWS_PER_WARP; j++) {
+        int channel = j % 3, line = y + j / 3 * WARPS, pixel = line * width + x;
+        if (line >= height || x >= width) continue;
+        unsigned int value = view[j];
+        if (mode == MEAN) atomicAdd(&s.totals[channel], value);
+        if (mode != KEEP && mode != MEAN)
+            value = blend(value, ground_at(row, &s.ground[j][threadIdx.x], channel, pixel), s.mask[j / 3][threadIdx.x]);
+        views[(3 * n + channel) * pixels + pixel] = (unsigned char)value;
     }
-    store_tile(s.view, 3, views + n * 3 * height * width, height, width, top, left);
-    if (store_mask) store_tile(s.mask, 1, masks + n * height * width, height, width, top, left);
+    if (mode != MEAN) return;
+    __syncthreads();
+    if (threadIdx.x < 3) atomicAdd(&totals[3 * n + threadIdx.x], (unsigned long long)s.totals[threadIdx.x]);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 4)
