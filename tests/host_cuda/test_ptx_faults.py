@@ -29,6 +29,7 @@ FAULTS = [
     ("reuse", 1, 64, WORDS, 0, 1, "race in shared memory, .*(writes what .* reads|reads what .* wrote)", "other"),
     ("warp", 1, 32, WORDS, 0, 1, r"race in shared memory, .* thread 0 reads what thread 31 .* wrote", "31 -"),
     ("count", 1, 64, WORDS, 0, 1, "race in shared memory", "sum"),
+    ("reset", 1, 32, WORDS, 0, 1, "race in shared memory, byte 0: thread 1 writes what thread 0", "atomicMin"),
     ("unwritten", 1, 64, WORDS, 64, 63, "uninitialised read of shared memory, byte 252", "63 -"),
     ("half_barrier", 1, 64, WORDS, 0, 1, "divergent barrier", "if"),
     ("warp_barrier", 1, 64, WORDS, 0, 1, "divergent barrier: .* of warp 1 have returned", "if"),

@@ -72,8 +72,9 @@ static void note_write(const Who& who, Cell& c, bool atomic, bool same) {
     } else if (who.region && c.read_block && c.read_block != m.serial) {
         race_of_blocks(who, "writes", "reads", c.read_block);
     }
+    bool plain_before = c.write_block == m.serial && c.write_epoch == m.epoch && !c.atomic;  // an atomic does not hide it
     c.write_block = m.serial, c.write_epoch = m.epoch, c.write_time = who.w.time[who.lane];
-    c.writer = u16(who.thread), c.atomic = atomic;
+    c.writer = u16(who.thread), c.atomic = atomic && !plain_before;
 }
 
 // An access of `size` bytes at `at` by one lane; `fresh` are the bytes that a plain store is about to write.

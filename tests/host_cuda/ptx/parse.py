@@ -150,7 +150,7 @@ def parse(text: str) -> Module:
     for line in _statements(text):
         location = _LOCATION.match(line)
         if location:
-            place = (int(location[1]), int(location[2]))
+            place = (int(location[1]), int(location[2]) or place[1])  # 0: the compiler's own, beside the line before
         elif line.startswith(".file"):
             number, name = re.match(r'\.file\s+(\d+) "(.*?)"', line).groups()  # type: ignore[union-attr]
             module.files[int(number)] = name.rsplit("/", 1)[-1]
