@@ -1,8 +1,8 @@
 """Run the PTX of `kernels/*.cu` on the CPU, with NumPy arrays, through the signature of `kernels.launch.launch`.
 
-NVRTC compiles each source, unchanged, for sm_90; `door.cpp`, built once by g++, runs what it wrote: 32 lanes of a warp in lock step,
-lanes that part meet again. A launch stops where compute-sanitizer would speak up: an access outside its array or on no multiple of
-its size, a read of what nobody wrote, a race, a barrier or a warp operation that not all reach.
+NVRTC compiles each source, unchanged, for sm_90; `door.cpp`, built once by g++, runs what it wrote: the 32 lanes of a warp in lock
+step, and lanes that part meet again. A launch stops where compute-sanitizer would speak up: an access outside its array, or at no
+multiple of its size; a read of what nobody wrote; a race; a barrier or a warp operation that not all reach.
 """
 
 from __future__ import annotations

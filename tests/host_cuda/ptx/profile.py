@@ -1,6 +1,6 @@
 """Profile of the kernels' PTX without a GPU: instructions, sectors, bank conflicts, divergence, and an estimate of the time.
 
-    PYTHONPATH=build/typing:tests python tests/host_cuda/ptx/profile.py --profile [--only TEXT] [--views 4] [--lines 12] [--json PATH]
+    PYTHONPATH=build/typing:tests python tests/host_cuda/ptx/profile.py [--only TEXT] [--views 4] [--lines 12] [--json PATH]
 
 The cases are those of `figureground.bench kernels`, with few views, counted up to 256. Times are bounds of a model (estimate.py),
 not measurements: a real GPU may be slower, and where it is, this table says what to look at.
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,49 +36,47 @@ def watch(run: Callable[[], Any], executor: PtxExecutor) -> list[Watched]:
     return found
 
 
-def cases(views: int) -> tuple[Any, dict[str, Any]]:
+def cases(views: int) -> dict[str, Any]:
     """The cases of the bench on the executor's arrays."""
     from figureground.bench import kernels
 
     module = HostModule("cupy")
     module.asarray = lambda values, *_: poisoned(np.asarray(values), "end")
-    return kernels, kernels.make_cases(module, views)
+    return kernels.make_cases(module, views)
+
+
+def _report(name: str, launches: list[Watched], moved: float, scale: float, lines: int) -> dict[str, Any]:
+    """Print one case; give its numbers."""
+    registers = {kernel: limits["registers"] for kernel, limits in json.loads(BUDGET.read_text()).items()}
+    rows, others = (
+        [summarise(w, scale=scale, registers=registers.get(w.name, 64), gpu=gpu) for w in launches] for gpu in (H200, H100)
+    )
+    total, on_h100 = (sum(float(row["us"]) for row in of) for of in (rows, others))
+    share = moved / (H200.dram_gb_s * 1e3) / total if total else 0.0
+    print(f"\n{name}: {total:.1f} us on an H200, {on_h100:.1f} on an H100 (estimates, {BATCH} views); ", end="")
+    print(f"floor {moved / 1e6:.1f} MB, {100 * share:.0f} % of copy")
+    for row, watched in zip(rows, launches, strict=True):
+        row["MB"] = round(float(row["bytes"]) / 1e6, 1)
+        bounds = ", ".join(f"{k[3:]} {v:.1f}" for k, v in row.items() if k.startswith("us_") and float(v) >= 0.2)
+        print(f"  {watched.name:32} " + "  ".join(f"{column} {row[column]}" for column in COLUMNS) + f"  [{bounds}]")
+        for place, shares in hot_lines(watched, lines):
+            print(f"      {place:34} " + "  ".join(f"{k} {v} %" for k, v in shares.items() if v))
+    return {"us_h200": round(total, 1), "us_h100": round(on_h100, 1), "floor_bytes": moved, "launches": rows}
 
 
 def profile(only: str, views: int, lines: int) -> dict[str, Any]:
     """Run the cases whose names have `only` in them, print tables, give the numbers."""
-    registers = {name: limits["registers"] for name, limits in json.loads(BUDGET.read_text()).items()}
     executor = PtxExecutor(checks=False)
     document: dict[str, Any] = {}
     import figureground.bench.kernels  # noqa: F401 (what is loaded now is patched)
 
     with in_place_of_launch(executor.launch, host_module=True, dispatch=True):
-        _, found = cases(views)
-        for name, case in found.items():
+        for name, case in cases(views).items():
             if only not in name:
                 continue
-            began = time.perf_counter()
-            try:
-                launches = watch(case.run, executor)
-            except (RuntimeError, TypeError, ValueError, AttributeError) as error:
-                print(f"{name}: not profiled: {error}")
-                continue
-            rows = [summarise(w, scale=BATCH / views, registers=registers.get(w.name, 64)) for w in launches]
-            on_h100 = sum(
-                float(summarise(w, scale=BATCH / views, registers=registers.get(w.name, 64), gpu=H100)["us"]) for w in launches
-            )
-            total = sum(float(r["us"]) for r in rows)
-            floor = case.moved * BATCH / views
-            document[name] = {"us_h200": round(total, 1), "us_h100": round(on_h100, 1), "floor_bytes": floor, "launches": rows}
-            share = floor / (H200.dram_gb_s * 1e3) / total if total else 0.0
-            print(f"\n{name}: {total:.1f} us on an H200, {on_h100:.1f} on an H100 (estimates, {BATCH} views); floor {floor / 1e6:.1f} MB,"
-                  f" {100 * share:.0f} % of copy; {time.perf_counter() - began:.1f} s")  # fmt: skip
-            for row, w in zip(rows, launches):
-                row["MB"] = round(float(row["bytes"]) / 1e6, 1)
-                bounds = ", ".join(f"{k[3:]} {v:.1f}" for k, v in row.items() if k.startswith("us_") and float(v) >= 0.2)
-                print(f"  {w.name:32} " + "  ".join(f"{c} {row[c]}" for c in COLUMNS) + f"  [{bounds}]")
-                for place, shares in hot_lines(w, lines):
-                    print(f"      {place:34} " + "  ".join(f"{k} {v} %" for k, v in shares.items() if v))
+            launches = watch(case.run, executor)
+            if launches:  # else array expressions and library calls alone
+                document[name] = _report(name, launches, case.moved * BATCH / views, BATCH / views, lines)
     return document
 
 
@@ -93,7 +90,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
     document = profile(args.only, args.views, args.lines)
-    print(f"\ngpu: {H200} (H200)")
     if args.json:
         args.json.write_text(json.dumps(document, indent=1) + "\n")
     return 0

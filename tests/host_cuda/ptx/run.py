@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-
 from host_cuda.guarded import Guarded, alive
 
 from .encode import Encoded, pack_parameters
