@@ -12,6 +12,7 @@ import hypothesis
 import pytest
 from host_cuda.executor import ORDERS, HostExecutor
 from host_cuda.ptx.executor import PtxExecutor
+from host_cuda.ptx.nvrtc import available
 from host_cuda.rehearsal import gpu_machine
 from host_cuda.stand_in import CudaDevice, HostDevice, in_place_of_launch, launch_with_copies
 
@@ -55,7 +56,8 @@ def pytest_report_header(config: pytest.Config) -> str:
     """Say in one line whether a GPU took part."""
     if on_device(config):
         return "device: cuda"
-    return "device: cpu, GPU tests rehearsed on the host; run make test-gpu on a machine with an NVIDIA GPU"
+    ptx = "" if available() else "; without cuda-bindings and NVRTC the PTX of the kernels is not run"
+    return f"device: cpu, GPU tests rehearsed on the host; run make test-gpu on a machine with an NVIDIA GPU{ptx}"
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -91,10 +93,7 @@ def xp(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture
 def host_executor(request: pytest.FixtureRequest) -> type[HostExecutor] | type[PtxExecutor]:
     """What runs the CUDA sources without a GPU: "source" by g++, "ptx" what NVRTC makes of them."""
-    if request.param == "ptx":
-        pytest.importorskip("cuda.bindings.nvrtc", reason="needs cuda-bindings and NVRTC to run the PTX")
-        return PtxExecutor
-    return HostExecutor
+    return PtxExecutor if request.param == "ptx" else HostExecutor
 
 
 @pytest.fixture
@@ -134,7 +133,7 @@ def host_cuda(
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test with `host_cuda` once per executor, with `host_orders` per order of threads too (once on a GPU)."""
     if "host_executor" in metafunc.fixturenames:
-        executors = ("source",) if on_device(metafunc.config) else ("source", "ptx")
+        executors = ("source", "ptx") if available() and not on_device(metafunc.config) else ("source",)
         metafunc.parametrize("host_executor", executors, indirect=True)
     if "host_orders" in metafunc.fixturenames:
         orders = ("forward",) if on_device(metafunc.config) else ORDERS

@@ -8,23 +8,23 @@ import numpy as np
 import pytest
 from host_cuda.executor import ORDERS, HostExecutor
 from host_cuda.ptx.executor import PtxExecutor
+from host_cuda.ptx.nvrtc import available
 
 TOYS = Path(__file__).resolve().parent
+EXECUTORS = ("source", "ptx") if available() else ("source",)
 X = np.zeros(64, np.int32)
 
 
 def _executor(name, order="forward"):
-    if name == "ptx":
-        pytest.importorskip("cuda.bindings.nvrtc", reason="needs cuda-bindings and NVRTC to run the PTX")
     return (PtxExecutor if name == "ptx" else HostExecutor)(order, seed=1, folder=TOYS)
 
 
-@pytest.fixture(params=[f"{name} {order}" for name in ("source", "ptx") for order in ORDERS])
+@pytest.fixture(params=[f"{name} {order}" for name in EXECUTORS for order in ORDERS])
 def launch(request):
     return _executor(*request.param.split()).launch
 
 
-@pytest.fixture(params=["source", "ptx"])
+@pytest.fixture(params=EXECUTORS)
 def forward(request):
     return _executor(request.param).launch
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import os
 import re
 from pathlib import Path
@@ -12,6 +13,15 @@ ARCHITECTURE = "compute_90"
 ROOT = Path(__file__).resolve().parents[3]
 CACHE = ROOT / "build" / "host_cuda"
 _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
+
+
+@functools.cache
+def available() -> bool:
+    """Tell whether `cuda-bindings` is installed."""
+    try:
+        return importlib.util.find_spec("cuda.bindings.nvrtc") is not None
+    except (ImportError, ValueError):
+        return False
 
 
 @functools.cache
