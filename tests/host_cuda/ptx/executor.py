@@ -12,7 +12,7 @@ import functools
 import hashlib
 import os
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,8 @@ class PtxExecutor:
         """`stem.kernel` of every launch so far."""
         self.fresh = Fresh()
         """Memory of `empty`, whose bytes have no value before a kernel gives them one."""
+        self.others: Callable[[], Iterable[tuple[int, int]]] = tuple
+        """Gives address and size of memory besides arguments and guarded regions that kernels may read by address."""
         self.watch: Callable[[Watched], None] | None = None
         """Called after each launch with its counts, which are taken if it is set."""
 
@@ -132,7 +134,7 @@ class PtxExecutor:
     def run(self, encoded: Encoded, where: str, setup: Any, args: Sequence[Any], written: Sequence[bool]) -> None:
         """Run an encoded kernel; `written` says which arguments are pointers that it may write through."""
         with Guarded(args, written, self.edge) as guarded:
-            run = Run(encoded, args, guarded, self.fresh, self.checks, self.watch is not None)
+            run = Run(encoded, args, guarded, self.fresh, self.checks, self.watch is not None, self.others())
             run.go(machine()[0], where, setup, ORDERS.index(self.order), self.seed, self.skipped_barrier)
             guarded.finish(where)
         if self.watch is not None:

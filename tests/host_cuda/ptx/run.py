@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import re
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +85,14 @@ class Run:
     """Prepares a launch and runs it."""
 
     def __init__(
-        self, encoded: Encoded, args: Sequence[Any], guarded: Guarded, fresh: Fresh, checks: bool, count: bool
+        self,
+        encoded: Encoded,
+        args: Sequence[Any],
+        guarded: Guarded,
+        fresh: Fresh,
+        checks: bool,
+        count: bool,
+        others: Iterable[tuple[int, int]] = (),
     ) -> None:
         self.encoded, self.checks, self.guarded = encoded, checks, guarded
         self._keep: list[Any] = []
@@ -93,7 +100,8 @@ class Run:
         known = {region.address: fresh.known(span[0], span[1]) for span, region in spans if region.size}
         own = {region.address for _, region in spans}
         arrays = [(r.address, r.size, ", ".join(f"args[{i}]" for i in span[3]), span[2]) for span, r in spans]
-        arrays += [(at, size, "an array that is read by address", False) for at, size in alive() if at not in own]
+        by_address = dict([*others, *alive()])
+        arrays += [(at, size, "an array that is read by address", False) for at, size in by_address.items() if at not in own]
         arrays = sorted(a for a in arrays if a[1])
         self.names = [name for _, _, name, _ in arrays]
         self.regions = (_Region * max(len(arrays), 1))()
