@@ -85,6 +85,10 @@ class HostModule(ModuleType):
         """As `empty`, of the shape and dtype of `array`."""
         return self.empty(array.shape, array.dtype)
 
+    def asarray(self, values: Any) -> np.ndarray:
+        """A copy beside a page that faults, where kernels may read it by address."""
+        return poisoned(np.asarray(values), "end")
+
     def asnumpy(self, array: np.ndarray) -> np.ndarray:
         """What is on the host already."""
         return array
