@@ -93,10 +93,11 @@ static __device__ unsigned int word_within(const unsigned char* at, const unsign
     return value;
 }
 
-// A warp loads a row of a chunk: words `lane` and `lane + 32` of the `count` from the multiple of 4 before `at` on.
+// A warp loads a row of a chunk: words `lane` and `lane + 32` of the `count` from the multiple of 4 before `at` on, where `from`
+// is one, 4 * lane bytes further.
 template <int C>
-static __device__ uint2 load_row(const unsigned char* at, int count) {
-    const unsigned int* words = (const unsigned int*)(at - ((unsigned long long)at & 3u)) + threadIdx.x % 32;
+static __device__ uint2 load_row(const unsigned char* from, int at, int count) {
+    const unsigned int* words = (const unsigned int*)(from + (at & ~3));
     int left = count - (int)(threadIdx.x % 32);
     return make_uint2(left > 0 ? __ldg(words) : 0, C > 1 && left > 32 ? __ldg(words + 32) : 0);
 }
@@ -146,11 +147,13 @@ static __device__ void vertical(const Plane& p, Shared& s, int c0, int cols, boo
         uint2 held[LOADS];
         const unsigned char* base = low + (long long)r0 * pitch + c0 * C;
         // An odd last row is there twice: its twin weighs nothing.
-        bool inside = base - ((unsigned long long)base & 3u) >= low && base + (rows - 1) * pitch + 4 * count <= high;
+        int shift = (int)((unsigned long long)base & 3u);
+        const unsigned char *aligned = base - shift, *from = aligned + threadIdx.x % 32 * 4;
+        bool inside = aligned >= low && base + (rows - 1) * pitch + 4 * count <= high;
 #pragma unroll
         for (int q = 0; q < LOADS; q++) {
             int row = warp + q * WARPS;
-            if (inside && row < even) held[q] = load_row<C>(base + min(row, rows - 1) * pitch, count);
+            if (inside && row < even) held[q] = load_row<C>(from, shift + min(row, rows - 1) * pitch, count);
         }
         if (first_chunk || end - begin > TAPS) {  // the same for all threads
             s.y_pairs[threadIdx.x / TILE_ROWS][threadIdx.x % TILE_ROWS] = 0;
@@ -160,7 +163,7 @@ static __device__ void vertical(const Plane& p, Shared& s, int c0, int cols, boo
 #pragma unroll
         for (int q = 0; q < LOADS; q++) {
             int row = warp + q * WARPS;
-            unsigned int at = (unsigned int)(unsigned long long)base + min(row, rows - 1) * pitch;
+            unsigned int at = shift + min(row, rows - 1) * pitch;
             if (inside && row < even) store_row<C>(s.source + row * WORDS(C), held[q], at);
         }
 #pragma unroll 1
