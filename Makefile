@@ -19,7 +19,7 @@ BATCH ?=
 ROUNDS ?= 5
 PEERS = .venv-peers
 
-.PHONY: help setup tree demo test test-gpu sanitize gpu bench bench-peers lint types clean
+.PHONY: help setup tree demo test test-gpu sanitize gpu bench bench-peers profile lint types clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
@@ -75,6 +75,9 @@ $(PEERS)/ready: pyproject.toml constraints-cpu.txt bench/peers-requirements.txt
 	cd $(PEERS)/lib/python3*/site-packages && for lib in av.libs/libav*-* av.libs/libsw*-*; do ln -sfn ../../../$$lib \
 		spdl/io/lib/$$(basename $$lib | sed 's/-[0-9a-f]*\.so\.\([0-9]*\).*/.so.\1/'); done
 	@touch $@
+
+profile: setup tree  ## what the kernels' PTX does, counted on the CPU, with an estimate of its time; no GPU
+	PYTHONPATH=build/typing:tests $(PY) tests/host_cuda/ptx/profile.py
 
 lint: setup  ## ruff
 	$(PY) -m ruff check .

@@ -6,10 +6,9 @@
 
 // The place in [0, size) that i mirrors: ... 2 1 0 1 2 ..., over and over.
 static __device__ __forceinline__ int reflect(int i, int size) {
-    if (size == 1) return 0;
     int period = 2 * (size - 1);
-    i %= period;
-    if (i < 0) i += period;
+    i = abs(i);
+    if (i > period) i = size == 1 ? 0 : i % period;  // only where the blur is wider than the view
     return i < size ? i : period - i;
 }
 
@@ -22,37 +21,37 @@ static __device__ __forceinline__ unsigned int load4(const unsigned char* row, i
     return values;
 }
 
-// Columns: four neighbours at a time, two bytes to a word of 16-bit halves, where two of them can be added.
-static __device__ __forceinline__ uint2 weigh_columns(const unsigned int* middle, int line, int radius,
-                                                      const unsigned int* weights) {
-    const unsigned int halves = 0x00ff00ffu;
-    unsigned int value = *middle, weight = weights[0];
+// Columns: four neighbours at a time; the pixel above and the one below share a weight, which `pairs` has twice.
+static __device__ __forceinline__ uint2 weigh_columns(const unsigned int* middle, int line, int radius, unsigned int weight,
+                                                      const unsigned int* pairs) {
+    unsigned int value = *middle;
     unsigned int sum0 = (value & 255u) * weight + 128u, sum1 = (value >> 8 & 255u) * weight + 128u;
     unsigned int sum2 = (value >> 16 & 255u) * weight + 128u, sum3 = (value >> 24) * weight + 128u;
     for (int k = 1; k <= radius; ++k) {
-        unsigned int above = middle[-k * line], below = middle[k * line];
-        unsigned int even = (above & halves) + (below & halves), odd = (above >> 8 & halves) + (below >> 8 & halves);
-        weight = weights[k];
-        sum0 += (even & 0xffffu) * weight;
-        sum1 += (odd & 0xffffu) * weight;
-        sum2 += (even >> 16) * weight;
-        sum3 += (odd >> 16) * weight;
+        unsigned int above = middle[-k * line], below = middle[k * line], both = pairs[k];
+        unsigned int left = __byte_perm(above, below, 0x5140), right = __byte_perm(above, below, 0x7362);
+        sum0 = __dp2a_lo(both, left, sum0);
+        sum1 = __dp2a_hi(both, left, sum1);
+        sum2 = __dp2a_lo(both, right, sum2);
+        sum3 = __dp2a_hi(both, right, sum3);
     }
-    return make_uint2(sum0 >> 8 | sum1 >> 8 << 16, sum2 >> 8 | sum3 >> 8 << 16);
+    return make_uint2(__byte_perm(sum0 >> 8, sum1 >> 8, 0x5410), __byte_perm(sum2 >> 8, sum3 >> 8, 0x5410));
 }
 
-// Rows: four neighbours at a time, whose values slide past; `first` is `radius` places before the first of them.
-static __device__ __forceinline__ unsigned int weigh_row(const unsigned short* first, int radius,
+// Rows: four neighbours at a time; those to the left and to the right of them slide away.
+static __device__ __forceinline__ unsigned int weigh_row(const unsigned short* middle, int radius,
                                                          const unsigned int* weights) {
-    unsigned int a = first[0], b = first[1], c = first[2];
-    unsigned int sum0 = 1u << 23, sum1 = 1u << 23, sum2 = 1u << 23, sum3 = 1u << 23;
-    for (int k = 0; k <= 2 * radius; ++k) {
-        unsigned int d = first[k + 3], weight = weights[abs(k - radius)];
-        sum0 += a * weight;
-        sum1 += b * weight;
-        sum2 += c * weight;
-        sum3 += d * weight;
-        a = b, b = c, c = d;
+    unsigned int a = middle[0], b = middle[1], c = middle[2], d = middle[3], e = a, f = b, g = c, h = d, weight = weights[0];
+    unsigned int sum0 = a * weight + (1u << 23), sum1 = b * weight + (1u << 23);
+    unsigned int sum2 = c * weight + (1u << 23), sum3 = d * weight + (1u << 23);
+    for (int k = 1; k <= radius; ++k) {
+        d = c, c = b, b = a, a = middle[-k];
+        e = f, f = g, g = h, h = middle[k + 3];
+        weight = weights[k];
+        sum0 += (a + e) * weight;
+        sum1 += (b + f) * weight;
+        sum2 += (c + g) * weight;
+        sum3 += (d + h) * weight;
     }
     return sum0 >> 24 | sum1 >> 24 << 8 | sum2 >> 24 << 16 | sum3 >> 24 << 24;
 }
@@ -69,33 +68,38 @@ static __device__ __forceinline__ void store4(unsigned char* row, int x, int wid
 // so those without blur need nothing.
 extern "C" __global__ void __launch_bounds__(THREADS)
 blur_tile(const unsigned char* views, const int* radii, const unsigned int* weights, unsigned char* out, int height,
-          int width, int tiles_x, int tiles_y, int taps, int wide, int done) {
+          int width, int taps, int wide, int done) {
     extern __shared__ uint2 memory[];
-    __shared__ unsigned int own[33];
-    int tile = blockIdx.x % (tiles_x * tiles_y), plane = blockIdx.x / (tiles_x * tiles_y);
-    int radius = radii[plane / 3];
+    __shared__ unsigned int own[33], pairs[33];
+    int plane = blockIdx.z, radius = radii[plane / 3];
     if (radius == 0 && done) return;
-    int left = tile % tiles_x * TILE_WIDTH, top = tile / tiles_x * TILE_HEIGHT;
-    int halo = (radius + 3) / 4 * 4, words = (TILE_WIDTH + 2 * halo) / 4;  // a line of the tile, from left - halo on
+    int left = blockIdx.x * TILE_WIDTH, top = blockIdx.y * TILE_HEIGHT;
+    int halo = (radius + 3) / 4 * 4;
+    int words = (min(TILE_WIDTH, width - left) + 3 + 2 * halo) / 4;  // a line of the tile, from left - halo on
     uint2* columns = memory;                                             // TILE_HEIGHT lines of 16-bit values
     unsigned int* pixels = (unsigned int*)(columns + TILE_HEIGHT * words);
     const unsigned char* view = views + (long long)plane * height * width;
     unsigned char* result = out + (long long)plane * height * width;
 
-    if (threadIdx.x <= radius) own[threadIdx.x] = weights[plane / 3 * taps + threadIdx.x];
+    if (threadIdx.x <= radius) {
+        unsigned int weight = weights[plane / 3 * taps + threadIdx.x];
+        own[threadIdx.x] = weight;
+        pairs[threadIdx.x] = weight | weight << 16;  // but for the middle, weights have 16 bits
+    }
+    unsigned int inverse = (1u << 20) / words + 1;  // i / words = i * inverse >> 20, as long as i * words < 2^20
     for (int i = threadIdx.x; i < (TILE_HEIGHT + 2 * radius) * words; i += THREADS) {
-        int y = reflect(top - radius + i / words, height), x = left - halo + i % words * 4;
+        int line = i * inverse >> 20, y = reflect(top - radius + line, height), x = left - halo + (i - line * words) * 4;
         pixels[i] = load4(view + (long long)y * width, x, width, wide);
     }
     __syncthreads();
     for (int i = threadIdx.x; i < TILE_HEIGHT * words; i += THREADS) {
-        columns[i] = weigh_columns(pixels + i + radius * words, words, radius, own);
+        columns[i] = weigh_columns(pixels + i + radius * words, words, radius, own[0], pairs);
     }
     __syncthreads();
     for (int i = threadIdx.x; i < TILE_HEIGHT * TILE_WIDTH / 4; i += THREADS) {
         int y = i / (TILE_WIDTH / 4), x = i % (TILE_WIDTH / 4) * 4;
         if (top + y >= height || left + x >= width) continue;
-        const unsigned short* first = (const unsigned short*)(columns + y * words) + halo + x - radius;
+        const unsigned short* first = (const unsigned short*)(columns + y * words) + halo + x;
         store4(result + (long long)(top + y) * width, left + x, width, wide, weigh_row(first, radius, own));
     }
 }

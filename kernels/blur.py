@@ -22,6 +22,7 @@ SIGMA_LIMIT_PX = 8.0
 
 _WORK = 4096  # values at a time on the CPU, so that sums and intermediate rows stay in the first-level cache
 _TILE_HEIGHT, _TILE_WIDTH = 32, 64  # as in blur.cu
+_MOST_VIEWS = 21845  # a launch: their planes are the third axis of a grid
 _U = np.uint32
 
 
@@ -195,16 +196,18 @@ def _cuda(views: Any, radii: np.ndarray, weights: np.ndarray, out: Any) -> Any:
     count, _, height, width = views.shape
     same = _address(views) == _address(out)
     source = views.copy() if same else views  # a tile reads its neighbours' pixels
-    tiles_x, tiles_y = -(-width // _TILE_WIDTH), -(-height // _TILE_HEIGHT)
+    tiles = -(-width // _TILE_WIDTH), -(-height // _TILE_HEIGHT)
     radius = int(radii.max())
     line = _TILE_WIDTH + 2 * (-(-radius // 4) * 4)
     shared = (
         line * (_TILE_HEIGHT + 2 * radius) + 2 * line * _TILE_HEIGHT
     )  # bytes of the tile, 8.8 values of its columns
     wide = width % 4 == 0 and aligned(source, out, to=4)
-    numbers = (height, width, tiles_x, tiles_y, weights.shape[1], int(wide), int(same))
-    args = (source, table_on(xp, radii), table_on(xp, weights), out, *(np.int32(i) for i in numbers))
-    launch("blur", "blur_tile", (tiles_x * tiles_y * 3 * count,), (256,), args, shared=shared)
+    numbers = [np.int32(i) for i in (height, width, weights.shape[1], wide, same)]
+    for first in range(0, count, _MOST_VIEWS):
+        part = slice(first, first + _MOST_VIEWS)
+        args = (source[part], table_on(xp, radii[part]), table_on(xp, weights[part]), out[part], *numbers)
+        launch("blur", "blur_tile", (*tiles, 3 * len(radii[part])), (256,), args, shared=shared)
     return out
 
 

@@ -12,8 +12,29 @@ struct Pixel {
     float r, g, b;
 };
 
-// Drop the fraction of a number in [0, 2^24).
-static __device__ __forceinline__ float whole(float x) { return (float)(int)x; }
+// From 2^23 on, floats are whole: sums with it convert at the speed of additions.
+#define WHOLE 8388608.0f
+#define WHOLE_BITS 0x4B000000u
+
+// Drop the fraction of a number in [0, 2^23).
+static __device__ __forceinline__ float whole(float x) { return __fadd_rz(x, WHOLE) - WHOLE; }
+
+// Byte k of a word, and four bytes back into one.
+static __device__ __forceinline__ float of_byte(unsigned int values, int k) {
+    return __uint_as_float(__byte_perm(values, WHOLE_BITS, 0x7440 + k)) - WHOLE;
+}
+static __device__ __forceinline__ unsigned int to_bytes(float a, float b, float c, float d) {
+    unsigned int low = __byte_perm(__float_as_uint(a + WHOLE), __float_as_uint(b + WHOLE), 0x0040);
+    unsigned int high = __byte_perm(__float_as_uint(c + WHOLE), __float_as_uint(d + WHOLE), 0x0040);
+    return __byte_perm(low, high, 0x5410);
+}
+
+// x / 6, rounded once: the reciprocal is, and the remainder is exact (Markstein 1990).
+static __device__ __forceinline__ float sixth(float x) {
+    const float part = 1.0f / 6.0f;
+    float quotient = x * part;
+    return __fmaf_rn(__fmaf_rn(-6.0f, quotient, x), part, quotient);
+}
 
 static __device__ __forceinline__ float mix(float value, float gray, float factor) {
     return whole(fminf(fmaxf(gray + factor * (value - gray), 0.0f), 255.0f));
@@ -35,7 +56,7 @@ static __device__ __forceinline__ Pixel turn_hue(Pixel p, float shift) {
     float base = p.r == value ? 0.0f : (p.g == value ? 2.0f : 4.0f);
     bool after = p.r == value ? p.g >= p.b : (p.g == value ? p.b >= p.r : p.r >= p.g);
     float sixths = after ? (base + 1.0f) - x : (base - 1.0f) + x;
-    float hue = sixths / 6.0f * 255.0f;
+    float hue = sixth(sixths) * 255.0f;
     hue = whole(hue < 0.0f ? hue + 255.0f : hue) + shift;
     hue = hue >= 256.0f ? hue - 256.0f : hue;
     float saturation = whole(range * 255.0f / fmaxf(value, 1.0f));
@@ -49,48 +70,66 @@ static __device__ __forceinline__ Pixel blend(Pixel p, float gray, float factor)
     return {mix(p.r, gray, factor), mix(p.g, gray, factor), mix(p.b, gray, factor)};
 }
 
-// Run operations; all threads of a block work on one view, so no branch here diverges.
-static __device__ __forceinline__ Pixel apply(Pixel p, Steps row, unsigned int operations, float level) {
+// mix with black, value for value.
+static __device__ __forceinline__ float dim(float value, float factor) {
+    return whole(fminf(fmaxf(factor * value, 0.0f), 255.0f));
+}
+
+// Run operations on some pixels; all threads of a block work on one view, so no branch here diverges.
+template <int PIXELS>
+static __device__ __forceinline__ void apply(Pixel* p, const Steps& row, unsigned int operations, float level) {
 #pragma unroll 1
     for (; operations; operations >>= 3) {
         unsigned int operation = operations & 7u;
-        if (operation == BRIGHTNESS) p = blend(p, 0.0f, row.brightness);
-        if (operation == CONTRAST) p = blend(p, level, row.contrast);
-        if (operation == SATURATION) p = blend(p, gray_of(p), row.saturation);
-        if (operation == HUE) p = turn_hue(p, row.hue);
-        if (operation == GRAY) p = blend(p, gray_of(p), 0.0f);
+        if (operation == BRIGHTNESS) {
+#pragma unroll
+            for (int k = 0; k < PIXELS; ++k)
+                p[k] = {dim(p[k].r, row.brightness), dim(p[k].g, row.brightness), dim(p[k].b, row.brightness)};
+        } else if (operation == HUE) {
+#pragma unroll
+            for (int k = 0; k < PIXELS; ++k) p[k] = turn_hue(p[k], row.hue);
+        } else if (operation == CONTRAST) {
+#pragma unroll
+            for (int k = 0; k < PIXELS; ++k) p[k] = blend(p[k], level, row.contrast);
+        } else if (operation == SATURATION) {
+#pragma unroll
+            for (int k = 0; k < PIXELS; ++k) p[k] = blend(p[k], gray_of(p[k]), row.saturation);
+        } else {
+#pragma unroll
+            for (int k = 0; k < PIXELS; ++k) p[k].r = p[k].g = p[k].b = gray_of(p[k]);
+        }
     }
-    return p;
 }
 
-static __device__ __forceinline__ Pixel pixel_of(unsigned int r, unsigned int g, unsigned int b, int shift) {
-    return {(float)(r >> shift & 255u), (float)(g >> shift & 255u), (float)(b >> shift & 255u)};
+// All operations of a row: those before contrast take as many octal digits as they are.
+static __device__ __forceinline__ unsigned int all_of(const Steps& row) {
+    return row.before | row.after << (34 - __clz(row.before)) / 3 * 3;
 }
 
-static __device__ __forceinline__ unsigned int gray_sum4(unsigned int r, unsigned int g, unsigned int b, Steps row) {
-    unsigned int sum = 0;
-#pragma unroll 1
-    for (int shift = 0; shift < 32; shift += 8) {
-        sum += (unsigned int)gray_of(apply(pixel_of(r, g, b, shift), row, row.before, 0.0f));
-    }
-    return sum;
+static __device__ __forceinline__ Pixel pixel_of(unsigned int r, unsigned int g, unsigned int b, int k) {
+    return {of_byte(r, k), of_byte(g, k), of_byte(b, k)};
 }
 
-static __device__ __forceinline__ Pixel jitter(Pixel p, Steps row, float level) {
-    return apply(apply(p, row, row.before, level), row, row.after, level);
+static __device__ __forceinline__ void pixels_of(unsigned int r, unsigned int g, unsigned int b, Pixel* p) {
+#pragma unroll
+    for (int k = 0; k < 4; ++k) p[k] = pixel_of(r, g, b, k);
 }
 
-static __device__ __forceinline__ void jitter4(unsigned int& r, unsigned int& g, unsigned int& b, Steps row,
+static __device__ __forceinline__ unsigned int gray_sum4(unsigned int r, unsigned int g, unsigned int b, const Steps& row) {
+    Pixel p[4];
+    pixels_of(r, g, b, p);
+    apply<4>(p, row, row.before, 0.0f);
+    return (unsigned int)((gray_of(p[0]) + gray_of(p[1])) + (gray_of(p[2]) + gray_of(p[3])));
+}
+
+static __device__ __forceinline__ void jitter4(unsigned int& r, unsigned int& g, unsigned int& b, const Steps& row,
                                                float level) {
-    unsigned int red = 0, green = 0, blue = 0;
-#pragma unroll 1
-    for (int shift = 0; shift < 32; shift += 8) {
-        Pixel p = jitter(pixel_of(r, g, b, shift), row, level);
-        red |= (unsigned int)p.r << shift;
-        green |= (unsigned int)p.g << shift;
-        blue |= (unsigned int)p.b << shift;
-    }
-    r = red, g = green, b = blue;
+    Pixel p[4];
+    pixels_of(r, g, b, p);
+    apply<4>(p, row, all_of(row), level);
+    r = to_bytes(p[0].r, p[1].r, p[2].r, p[3].r);
+    g = to_bytes(p[0].g, p[1].g, p[2].g, p[3].g);
+    b = to_bytes(p[0].b, p[1].b, p[2].b, p[3].b);
 }
 
 static __device__ __forceinline__ uint4 words(const unsigned char* values) { return *(const uint4*)values; }
@@ -124,7 +163,8 @@ color_gray_sums1(const unsigned char* views, const Steps* steps, unsigned long l
     unsigned int sum = 0;
     if (i < pixels) {
         Pixel p = pixel_of(view[i], view[pixels + i], view[2 * pixels + i], 0);
-        sum = (unsigned int)gray_of(apply(p, row, row.before, 0.0f));
+        apply<1>(&p, row, row.before, 0.0f);
+        sum = (unsigned int)gray_of(p);
     }
     add_to(sums + n, sum);
 }
@@ -162,7 +202,7 @@ color_jitter1(const unsigned char* views, const Steps* steps, const unsigned lon
     Steps row = steps[n];
     if (view == result && !(row.before | row.after)) return;  // in place there is nothing to do
     Pixel p = pixel_of(view[i], view[pixels + i], view[2 * pixels + i], 0);
-    p = jitter(p, row, level_of(sums[n], pixels));
+    apply<1>(&p, row, all_of(row), level_of(sums[n], pixels));
     result[i] = (unsigned char)p.r;
     result[pixels + i] = (unsigned char)p.g;
     result[2 * pixels + i] = (unsigned char)p.b;

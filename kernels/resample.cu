@@ -1,8 +1,9 @@
 // Crop, antialiased resize, flip and composite of ragged images; see resample.py, axis.py and separable.py.
 //
-// The bicubic filter is in resample_cubic.cuh; bilinear, and for all masks: one block renders a tile of 16 x 32 output pixels: mask, then image, then ground. A plane is resampled in chunks of 64
-// source columns: vertical sums of the chunk go to shared memory, then every thread adds what its outputs take from them.
-// Long windows are weighed 32 source rows at a time, so any scale fits the same shared memory.
+// The bicubic filter is in resample_cubic.cuh; bilinear, and for all masks: one block renders a tile of 16 x 32 output pixels: mask,
+// then image, then ground. A plane is resampled in chunks of 64 source columns and 32 source rows: all loads of a chunk are under
+// way at once, as words; two rows at a time are weighed by dp2a; vertical sums go to shared memory, then every thread adds what its
+// outputs take from them. So any scale fits the same shared memory.
 
 #define TILE_ROWS 16
 #define TILE_COLS 32
@@ -10,7 +11,8 @@
 #define WARPS (THREADS / 32)
 #define ROWS_PER_WARP (TILE_ROWS / WARPS)
 #define CHUNK 64  // source px
-#define TAPS 32   // source rows per refill of the vertical weights
+#define TAPS 32   // source rows at a time
+#define WORDS(channels) (CHUNK * (channels) / 4)  // of a row of a chunk
 
 struct Plane {  // PLANE_DTYPE
     long long address;
@@ -37,10 +39,15 @@ struct Window {  // of one output pixel on one axis: source px first .. first + 
 struct Shared {
     Plane plane;
     Window y[TILE_ROWS], x[TILE_COLS];
-    short y_weights[TAPS][TILE_ROWS];
+    union {
+        short y_weights[TAPS][TILE_ROWS];          // bicubic
+        unsigned int y_pairs[TAPS / 2][TILE_ROWS];  // bilinear: the weights of two rows
+    };
     short x_weights[CHUNK][TILE_COLS];
-    short sums[TILE_ROWS * CHUNK * 3];
-    unsigned char view[3][TILE_ROWS][TILE_COLS], ground[3][TILE_ROWS][TILE_COLS], mask[1][TILE_ROWS][TILE_COLS];
+    __align__(8) short sums[TILE_ROWS * CHUNK * 3];
+    unsigned int source[TAPS * WORDS(3)];
+    int taps_x;
+    unsigned char ground[3 * ROWS_PER_WARP][THREADS], mask[ROWS_PER_WARP][THREADS];  // a thread's own
     unsigned int totals[3];
 };
 
@@ -69,51 +76,131 @@ static __device__ Window window_of(double origin, double scale, int n, int i) {
     return w;
 }
 
-// Weight of tap k; 0 past the window.
-static __device__ short weight_of(const Window& w, int k) {
-    if (k >= w.count) return 0;
-    int before = k == 0 ? 0 : (int)(running_sum(w, k) * w.norm + 0.5);
-    return (short)((int)(running_sum(w, k + 1) * w.norm + 0.5) - before);
+// Rounded sum of the weights of the first taps, at most all.
+static __device__ int sum_of(const Window& w, int taps) {
+    return taps <= 0 ? 0 : (int)(running_sum(w, min(taps, w.count)) * w.norm + 0.5);
 }
 
-// Write the vertical sums of source columns c0 .. c0 + cols - 1 to s.sums[row][px * C + channel]. A warp sums two rows, so
-// that weights are uniform in it and its loads lie side by side.
+// Weight of tap k; 0 outside the window.
+static __device__ short weight_of(const Window& w, int k) { return (short)(sum_of(w, k + 1) - sum_of(w, k)); }
+
+// Four bytes from a multiple of 4 on; those outside `low` .. `high` are not touched and give 0.
+static __device__ unsigned int word_within(const unsigned char* at, const unsigned char* low, const unsigned char* high) {
+    unsigned int value = 0;
+#pragma unroll 1
+    for (int i = 0; i < 4; i++)
+        if (at + i >= low && at + i < high) value |= (unsigned int)__ldg(at + i) << (8 * i);
+    return value;
+}
+
+// A warp loads a row of a chunk: words `lane` and `lane + 32` of the `count` from the multiple of 4 before `at` on, where `from`
+// is one, 4 * lane bytes further.
 template <int C>
-static __device__ void vertical(const Plane& p, Shared& s, int c0, int cols, int taps, bool first_chunk) {
-    const int PARTS = CHUNK * C / 32;
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, bytes = cols * C;
-    const unsigned char* base = (const unsigned char*)p.address + (long long)c0 * C + lane;
-    for (int row = warp; row < TILE_ROWS; row += WARPS) {
-        int sums[PARTS];
-#pragma unroll
-        for (int i = 0; i < PARTS; i++) sums[i] = 1 << 7;
-        for (int k0 = 0; k0 < taps; k0 += TAPS) {
-            if (taps > TAPS || (first_chunk && row == warp)) {  // the same for all threads
-                __syncthreads();
-                for (int i = threadIdx.x; i < TILE_ROWS * min(TAPS, taps - k0); i += THREADS)
-                    s.y_weights[i / TILE_ROWS][i % TILE_ROWS] = weight_of(s.y[i % TILE_ROWS], k0 + i / TILE_ROWS);
-                __syncthreads();
-            }
-            int count = min(TAPS, s.y[row].count - k0);
-            const unsigned char* at = base + (long long)(s.y[row].first + k0) * p.pitch;
-#pragma unroll 1  // six loads are in flight anyway, and 64 registers hold
-            for (int k = 0; k < count; k++, at += p.pitch) {
-                int weight = s.y_weights[k][row];
-#pragma unroll
-                for (int i = 0; i < PARTS; i++) {
-                    if (lane + 32 * i < bytes) sums[i] += weight * (int)__ldg(at + 32 * i);
-                }
-            }
-        }
-#pragma unroll
-        for (int i = 0; i < PARTS; i++) s.sums[row * CHUNK * C + lane + 32 * i] = (short)(sums[i] >> 8);
+static __device__ uint2 load_row(const unsigned char* from, int at, int count) {
+    const unsigned int* words = (const unsigned int*)(from + (at & ~3));
+    int left = count - (int)(threadIdx.x % 32);
+    return make_uint2(left > 0 ? __ldg(words) : 0, C > 1 && left > 32 ? __ldg(words + 32) : 0);
+}
+
+template <int C>
+static __device__ uint2 load_row_within(const unsigned char* at, const unsigned char* low, const unsigned char* high) {
+    const unsigned char* word = at - ((unsigned long long)at & 3u) + threadIdx.x % 32 * 4;
+    return make_uint2(word_within(word, low, high), C > 1 ? word_within(word + 128, low, high) : 0);
+}
+
+// Put a loaded row where it begins with the byte that was at `at`.
+template <int C>
+static __device__ void store_row(unsigned int* to, uint2 row, unsigned int at) {
+    int lane = threadIdx.x % 32;
+    unsigned int shift = 8 * (at & 3u), next = __shfl_sync(0xffffffffu, lane ? row.x : row.y, (lane + 1) % 32);
+    if (lane < WORDS(C)) to[lane] = __funnelshift_r(row.x, next, shift);
+    if (C > 1) {
+        next = __shfl_down_sync(0xffffffffu, row.y, 1);
+        if (lane + 32 < WORDS(C)) to[lane + 32] = __funnelshift_r(row.y, next, shift);
     }
 }
 
-// Resample one plane into out[channel][row][column] of the tile at (top, left); ends with a barrier.
+// Write the weights of source rows r0 .. r0 + rows - 1 to s.y_pairs, which is 0; the last warps do most.
+static __device__ void weigh_rows(Shared& s, int r0, int rows) {
+    for (int i = (threadIdx.x + 96) % THREADS; i < TILE_ROWS * TAPS; i += THREADS) {
+        const Window& w = s.y[i % TILE_ROWS];
+        int row = max(w.first - r0, 0) + i / TILE_ROWS;
+        if (row < min(w.first + w.count - r0, rows))
+            ((short*)&s.y_pairs[row / 2][i % TILE_ROWS])[row % 2] = weight_of(w, r0 + row - w.first);
+    }
+}
+
+// Write the vertical sums of source columns c0 .. c0 + CHUNK - 1 to s.sums[row][px * C + channel]. A thread does words of one row.
+template <int C>
+static __device__ void vertical(const Plane& p, Shared& s, int c0, int cols, bool first_chunk) {
+    const int LOADS = TAPS / WARPS, ITEMS = WORDS(C) / 16;
+    int warp = threadIdx.x / 32, count = (cols * C + 3) / 4 + 1, pitch = p.pitch;
+    const unsigned char* low = (const unsigned char*)p.address;
+    const unsigned char* high = low + (long long)(p.rows - 1) * pitch + p.cols * C;
+    int begin = s.y[0].first, end = s.y[TILE_ROWS - 1].first + s.y[TILE_ROWS - 1].count;
+    int out_row = threadIdx.x / 16;
+    unsigned int sums[ITEMS][4];
+#pragma unroll
+    for (int q = 0; q < ITEMS; q++) sums[q][0] = sums[q][1] = sums[q][2] = sums[q][3] = 1u << 7;
+    for (int r0 = begin; r0 < end; r0 += TAPS) {
+        int rows = min(TAPS, end - r0), even = rows + 1 & ~1;
+        uint2 held[LOADS];
+        const unsigned char* base = low + (long long)r0 * pitch + c0 * C;
+        // An odd last row is there twice: its twin weighs nothing.
+        int shift = (int)((unsigned long long)base & 3u);
+        const unsigned char *aligned = base - shift, *from = aligned + threadIdx.x % 32 * 4;
+        bool inside = aligned >= low && base + (rows - 1) * pitch + 4 * count <= high;
+#pragma unroll
+        for (int q = 0; q < LOADS; q++) {
+            int row = warp + q * WARPS;
+            if (inside && row < even) held[q] = load_row<C>(from, shift + min(row, rows - 1) * pitch, count);
+        }
+        if (first_chunk || end - begin > TAPS) {  // the same for all threads
+            s.y_pairs[threadIdx.x / TILE_ROWS][threadIdx.x % TILE_ROWS] = 0;
+            __syncthreads();
+            weigh_rows(s, r0, rows);
+        }
+#pragma unroll
+        for (int q = 0; q < LOADS; q++) {
+            int row = warp + q * WARPS;
+            unsigned int at = shift + min(row, rows - 1) * pitch;
+            if (inside && row < even) store_row<C>(s.source + row * WORDS(C), held[q], at);
+        }
+#pragma unroll 1
+        for (int row = warp; !inside && row < even; row += WARPS) {  // the first or the last bytes of the plane
+            const unsigned char* at = base + min(row, rows - 1) * pitch;
+            store_row<C>(s.source + row * WORDS(C), load_row_within<C>(at, low, high), (unsigned int)(unsigned long long)at);
+        }
+        __syncthreads();
+        const Window& window = s.y[out_row];
+        int pair = max(window.first - r0, 0) / 2, last = (min(window.first + window.count - r0, rows) + 1) / 2;
+        const unsigned int* at = s.source + 2 * pair * WORDS(C) + threadIdx.x % 16;
+#pragma unroll 1
+        for (; pair < last; pair++, at += 2 * WORDS(C)) {
+            unsigned int weights = s.y_pairs[pair][out_row];
+#pragma unroll
+            for (int q = 0; q < ITEMS; q++) {
+                unsigned int upper = at[16 * q], lower = at[16 * q + WORDS(C)];
+                unsigned int left = __byte_perm(upper, lower, 0x5140), right = __byte_perm(upper, lower, 0x7362);
+                sums[q][0] = __dp2a_lo(weights, left, sums[q][0]);
+                sums[q][1] = __dp2a_hi(weights, left, sums[q][1]);
+                sums[q][2] = __dp2a_lo(weights, right, sums[q][2]);
+                sums[q][3] = __dp2a_hi(weights, right, sums[q][3]);
+            }
+        }
+        if (end - begin > TAPS) __syncthreads();
+    }
+    uint2* to = (uint2*)s.sums + out_row * WORDS(C) + threadIdx.x % 16;
+#pragma unroll
+    for (int q = 0; q < ITEMS; q++)
+        to[16 * q] = make_uint2(__byte_perm(sums[q][0] >> 8, sums[q][1] >> 8, 0x5410),
+                                __byte_perm(sums[q][2] >> 8, sums[q][3] >> 8, 0x5410));
+}
+
+// Resample one plane to the tile at (top, left): result[i] is channel i % C of row `warp` + i / C * WARPS and column `lane`, 0 .. 255.
 template <int C>
 static __device__ void resample_tile(const Plane& source, Shared& s, int height, int width, int top, int left,
-                                     unsigned char (*out)[TILE_ROWS][TILE_COLS]) {
+                                     int* totals) {
     const int ITEMS = C * ROWS_PER_WARP;
     int column = threadIdx.x % TILE_COLS, warp = threadIdx.x / TILE_COLS;  // a lane is a column: TILE_COLS = 32
     const Plane& p = s.plane;  // in shared memory, it costs no registers
@@ -125,15 +212,13 @@ static __device__ void resample_tile(const Plane& source, Shared& s, int height,
     } else if (warp == 1) {
         int x = min(left + column, width - 1);
         s.x[column] = window_of(p.origin_x, p.scale_x, p.cols, p.flip ? width - 1 - x : x);
+        int most = __reduce_max_sync(0xffffffffu, s.x[column].count);
+        if (column == 0) s.taps_x = most;
     }
     __syncthreads();
-    int taps_y = 0, taps_x = 0;
-    for (int i = 0; i < TILE_ROWS; i++) taps_y = max(taps_y, s.y[i].count);
-    for (int i = 0; i < TILE_COLS; i++) taps_x = max(taps_x, s.x[i].count);
     const Window &low = s.x[p.flip ? TILE_COLS - 1 : 0], &high = s.x[p.flip ? 0 : TILE_COLS - 1];
     int begin = low.first, end = high.first + high.count;
 
-    int totals[ITEMS];
 #pragma unroll
     for (int i = 0; i < ITEMS; i++) totals[i] = 1 << 19;
     for (int c0 = begin; c0 < end; c0 += CHUNK) {
@@ -142,11 +227,11 @@ static __device__ void resample_tile(const Plane& source, Shared& s, int height,
         int k = max(c0 - s.x[column].first, 0);
         int count = min(s.x[column].count, c0 + cols - s.x[column].first) - k;
         int at = s.x[column].first + k - c0;
-        for (int i = warp; i < min(taps_x, CHUNK); i += WARPS)
-            s.x_weights[i][column] = weight_of(s.x[column], k + i);
-        vertical<C>(p, s, c0, cols, taps_y, c0 == begin);
+        for (int i = warp; i < min(s.taps_x, CHUNK); i += WARPS) s.x_weights[i][column] = weight_of(s.x[column], k + i);
+        vertical<C>(p, s, c0, cols, c0 == begin);
         __syncthreads();
         const short* v = s.sums + (warp * CHUNK + at) * C;
+#pragma unroll 2
         for (int j = 0; j < count; j++, v += C) {
             int weight = s.x_weights[j][column];
 #pragma unroll
@@ -155,8 +240,7 @@ static __device__ void resample_tile(const Plane& source, Shared& s, int height,
         __syncthreads();
     }
 #pragma unroll
-    for (int i = 0; i < ITEMS; i++) out[i % C][warp + i / C * WARPS][column] = (unsigned char)(totals[i] >> 20);
-    __syncthreads();
+    for (int i = 0; i < ITEMS; i++) totals[i] >>= 20;
 }
 
 #include "resample_cubic.cuh"
@@ -172,73 +256,58 @@ static __device__ unsigned int mix(unsigned int x) {
     return x ^ (x >> 16);
 }
 
-static __device__ unsigned int ground_at(const Row& row, const Shared& s, int channel, int y, int x, int pixel) {
+static __device__ unsigned int ground_at(const Row& row, const unsigned char* donor, int channel, int pixel) {
     if (row.mode == FILL) return row.fill[channel];
-    if (row.mode == DONOR) return s.ground[channel][y][x];
+    if (row.mode == DONOR) return *donor;
     return (mix(mix((unsigned int)pixel ^ row.seed_lo) + row.seed_hi) >> (8 * channel)) & 255u;
 }
 
-// Write the valid part of tile[channels][16][32], four pixels at a time where the output allows it.
-static __device__ void store_tile(const unsigned char (*tile)[TILE_ROWS][TILE_COLS], int channels, unsigned char* out,
-                                  int height, int width, int top, int left) {
-    bool wide = width % 4 == 0 && (unsigned long long)out % 4 == 0;
-    for (int i = threadIdx.x; i < channels * TILE_ROWS * (TILE_COLS / 4); i += THREADS) {
-        int line = i / (TILE_COLS / 4), x = i % (TILE_COLS / 4) * 4, channel = line / TILE_ROWS, y = line % TILE_ROWS;
-        if (top + y >= height) continue;
-        const unsigned char* from = &tile[channel][y][x];
-        unsigned char* to = out + ((long long)channel * height + top + y) * width + left + x;
-        int valid = width - left - x;
-        if (wide && valid >= 4) {
-            *(unsigned int*)to = from[0] | from[1] << 8 | from[2] << 16 | (unsigned int)from[3] << 24;
-        } else {
-            for (int j = 0; j < min(valid, 4); j++) to[j] = from[j];
-        }
-    }
-}
-
-// planes (N, 3): image, mask, donor. has_masks: 0 none, 1 to be used, 2 and to be written. totals (N, 3): sums of the uncomposited views whose ground is their mean.
+// planes (N, 3): image, mask, donor. has_masks: 0 none, 1 to be used, 2 and to be written. totals (N, 3): sums of the uncomposited
+// views whose ground is their mean. A thread makes the pixels of its lane's column in ROWS_PER_WARP rows, from mask to store.
 template <bool CUBIC>
 static __device__ void render(const Plane* __restrict__ planes, const Row* __restrict__ rows, int height, int width,
                               unsigned char* __restrict__ views, unsigned char* __restrict__ masks, int has_masks,
                               unsigned long long* __restrict__ totals, Shared& s, CubicShared* windows) {
-    int tiles_x = (width + TILE_COLS - 1) / TILE_COLS, tiles = tiles_x * ((height + TILE_ROWS - 1) / TILE_ROWS);
-    long long n = blockIdx.x / tiles;
-    int tile = blockIdx.x % tiles, top = tile / tiles_x * TILE_ROWS, left = tile % tiles_x * TILE_COLS;
+    long long n = blockIdx.z, pixels = (long long)height * width;
+    int top = blockIdx.y * TILE_ROWS, left = blockIdx.x * TILE_COLS;
+    int x = left + threadIdx.x % TILE_COLS, y = top + threadIdx.x / TILE_COLS;
     const Plane* plane = planes + 3 * n;
     const Row& row = rows[n];
     bool store_mask = has_masks == 2, masked = has_masks && plane[1].address != 0;
     int mode = masked ? row.mode : KEEP;
 
-    if (masked && (store_mask || mode != KEEP)) {
-        resample_tile<1>(plane[1], s, height, width, top, left, s.mask);
-    } else if (store_mask) {
-        for (int i = threadIdx.x; i < TILE_ROWS * TILE_COLS; i += THREADS) s.mask[0][i / TILE_COLS][i % TILE_COLS] = 0;
+    int mask[ROWS_PER_WARP] = {};
+    if (masked && (store_mask || mode != KEEP)) resample_tile<1>(plane[1], s, height, width, top, left, mask);
+#pragma unroll
+    for (int i = 0; i < ROWS_PER_WARP; i++) {
+        s.mask[i][threadIdx.x] = (unsigned char)mask[i];
+        if (store_mask && x < width && y + i * WARPS < height)
+            masks[n * pixels + (y + i * WARPS) * width + x] = (unsigned char)mask[i];
     }
     if (mode == MEAN && threadIdx.x < 3) s.totals[threadIdx.x] = 0;
+    int view[3 * ROWS_PER_WARP];
     for (int i = mode == DONOR ? 2 : 0; i >= 0; i -= 2) {
         if (CUBIC) {
-            resample_tile_cubic(plane[i], s, *windows, height, width, top, left, i == 2 ? s.ground : s.view);
+            resample_tile_cubic(plane[i], s, *windows, height, width, top, left, view);
         } else {
-            resample_tile<3>(plane[i], s, height, width, top, left, i == 2 ? s.ground : s.view);
+            resample_tile<3>(plane[i], s, height, width, top, left, view);
         }
+#pragma unroll
+        for (int j = 0; i == 2 && j < 3 * ROWS_PER_WARP; j++) s.ground[j][threadIdx.x] = (unsigned char)view[j];
     }
-    if (mode != KEEP) {
-        for (int i = threadIdx.x; i < 3 * TILE_ROWS * TILE_COLS; i += THREADS) {
-            int line = i / TILE_COLS, x = i % TILE_COLS, channel = line / TILE_ROWS, y = line % TILE_ROWS;
-            if (top + y >= height || left + x >= width) continue;
-            unsigned char* figure = &s.view[channel][y][x];
-            if (mode == MEAN) {
-                atomicAdd(&s.totals[channel], (unsigned int)*figure);
-            } else {
-                int pixel = (top + y) * width + left + x;
-                *figure = (unsigned char)blend(*figure, ground_at(row, s, channel, y, x, pixel), s.mask[0][y][x]);
-            }
-        }
-        __syncthreads();
-        if (mode == MEAN && threadIdx.x < 3) atomicAdd(&totals[3 * n + threadIdx.x], (unsigned long long)s.totals[threadIdx.x]);
+#pragma unroll
+    for (int j = 0; j < 3 * ROWS_PER_WARP; j++) {
+        int channel = j % 3, line = y + j / 3 * WARPS, pixel = line * width + x;
+        if (line >= height || x >= width) continue;
+        unsigned int value = view[j];
+        if (mode == MEAN) atomicAdd(&s.totals[channel], value);
+        if (mode != KEEP && mode != MEAN)
+            value = blend(value, ground_at(row, &s.ground[j][threadIdx.x], channel, pixel), s.mask[j / 3][threadIdx.x]);
+        views[(3 * n + channel) * pixels + pixel] = (unsigned char)value;
     }
-    store_tile(s.view, 3, views + n * 3 * height * width, height, width, top, left);
-    if (store_mask) store_tile(s.mask, 1, masks + n * height * width, height, width, top, left);
+    if (mode != MEAN) return;
+    __syncthreads();
+    if (threadIdx.x < 3) atomicAdd(&totals[3 * n + threadIdx.x], (unsigned long long)s.totals[threadIdx.x]);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 4)

@@ -28,6 +28,7 @@ __all__ = ["DONOR", "FILL", "KEEP", "MEAN", "NOISE", "RENDER_DTYPE", "Interpolat
 Interpolation = Literal["bilinear", "bicubic"]
 
 _TILE_ROWS, _TILE_COLS = 16, 32  # as in resample.cu
+_MOST_VIEWS = 65535  # a launch: the third axis of a grid
 
 
 def render_views(
@@ -284,15 +285,18 @@ def _fill_noise(seeds, first, ground):  # type: ignore[no-untyped-def]
 def _cuda(planes: np.ndarray, rows: np.ndarray, views: Any, view_masks: Any, *, cubic: bool) -> None:
     xp = array_module(views)
     count, _, height, width = views.shape
-    tiles = -(-height // _TILE_ROWS) * -(-width // _TILE_COLS)
+    tiles = -(-width // _TILE_COLS), -(-height // _TILE_ROWS)
     averaged = np.flatnonzero((rows["mode"] == MEAN) & (planes["address"][:, 1] != 0))
     totals = xp.zeros((count if len(averaged) else 1, 3), np.uint64)
     size = np.int32(height), np.int32(width)
-    tables = table_on(xp, planes), table_on(xp, rows)
     masks = xp.empty(0, np.uint8) if view_masks is None else view_masks
     has_masks = np.int32(2 if view_masks is not None else (planes["address"][:, 1] != 0).any())
     name = "resample_views_cubic" if cubic else "resample_views"
-    launch("resample", name, (count * tiles,), (256,), (*tables, *size, views, masks, has_masks, totals))
+    for first in range(0, count, _MOST_VIEWS):
+        part = slice(first, first + _MOST_VIEWS)
+        tables, sums = (table_on(xp, planes[part]), table_on(xp, rows[part])), totals[part] if len(averaged) else totals
+        args = (*tables, *size, views[part], masks[part], has_masks, sums)
+        launch("resample", name, (*tiles, len(views[part])), (256,), args)
     if len(averaged):
         names = xp.asarray(averaged.astype(np.int32))
         blocks = -(-height * width // 256)

@@ -102,7 +102,7 @@ static __device__ void horizontal(const Plane& p, Shared& s, const CubicWindow& 
 
 // As resample_tile<3>.
 static __device__ void resample_tile_cubic(const Plane& source, Shared& s, CubicShared& windows, int height, int width, int top,
-                                           int left, unsigned char (*out)[TILE_ROWS][TILE_COLS]) {
+                                           int left, int* totals) {
     const int ITEMS = 3 * ROWS_PER_WARP;
     int column = threadIdx.x % TILE_COLS, warp = threadIdx.x / TILE_COLS;
     const Plane& p = s.plane;
@@ -120,7 +120,6 @@ static __device__ void resample_tile_cubic(const Plane& source, Shared& s, Cubic
     for (int i = 0; i < TILE_COLS; i++) taps_x = max(taps_x, windows.x[i].count);
     int begin = windows.y[0].first, end = windows.y[TILE_ROWS - 1].first + windows.y[TILE_ROWS - 1].count;
 
-    int totals[ITEMS];
 #pragma unroll
     for (int i = 0; i < ITEMS; i++) totals[i] = 1 << 19;
     for (int r0 = begin; r0 < end; r0 += CHUNK_ROWS) {
@@ -142,7 +141,5 @@ static __device__ void resample_tile_cubic(const Plane& source, Shared& s, Cubic
         __syncthreads();
     }
 #pragma unroll
-    for (int i = 0; i < ITEMS; i++)
-        out[i % 3][warp + i / 3 * WARPS][column] = (unsigned char)min(max(totals[i] >> 20, 0), 255);
-    __syncthreads();
+    for (int i = 0; i < ITEMS; i++) totals[i] = min(max(totals[i] >> 20, 0), 255);
 }

@@ -15,19 +15,23 @@ extern "C" __global__ void saliency_pixels_mix(const u8* __restrict__ costs,
     const unsigned short* contrast = contrasts + (plus ? (long long)blockIdx.x * pixels : 0);
     if (threadIdx.x == 0) low = low_mixed = 0x7fffffff, high = high_mixed = 0;
     __syncthreads();
+    int least = 0x7fffffff, most = 0;  // of a thread: one atomic each, not one a pixel
     for (int i = threadIdx.x; i < pixels; i += blockDim.x) {
         int value = cost_of(cost, pixels, i);
-        atomicMin(&low, value);
-        atomicMax(&high, value);
+        least = min(least, value), most = max(most, value);
     }
+    atomicMin(&low, least);
+    atomicMax(&high, most);
     __syncthreads();
     int first = low, spread = max(high - low, 1);
     if (plus) {
+        least = 0x7fffffff, most = 0;
         for (int i = threadIdx.x; i < pixels; i += blockDim.x) {
             int value = ((cost_of(cost, pixels, i) - first) * 4095 / spread + contrast[i]) * center[i];
-            atomicMin(&low_mixed, value);
-            atomicMax(&high_mixed, value);
+            least = min(least, value), most = max(most, value);
         }
+        atomicMin(&low_mixed, least);
+        atomicMax(&high_mixed, most);
         __syncthreads();
     }
     int base = plus ? low_mixed : first, range = plus ? max(high_mixed - low_mixed, 1) : spread;

@@ -11,6 +11,8 @@ from typing import Any
 import hypothesis
 import pytest
 from host_cuda.executor import ORDERS, HostExecutor
+from host_cuda.ptx.executor import PtxExecutor
+from host_cuda.ptx.nvrtc import available
 from host_cuda.rehearsal import gpu_machine
 from host_cuda.stand_in import CudaDevice, HostDevice, in_place_of_launch, launch_with_copies
 
@@ -54,7 +56,8 @@ def pytest_report_header(config: pytest.Config) -> str:
     """Say in one line whether a GPU took part."""
     if on_device(config):
         return "device: cuda"
-    return "device: cpu, GPU tests rehearsed on the host; run make test-gpu on a machine with an NVIDIA GPU"
+    ptx = "" if available() else "; without cuda-bindings and NVRTC the PTX of the kernels is not run"
+    return f"device: cpu, GPU tests rehearsed on the host; run make test-gpu on a machine with an NVIDIA GPU{ptx}"
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -88,13 +91,22 @@ def xp(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture
-def host_cuda(request: pytest.FixtureRequest) -> Callable[..., contextlib.AbstractContextManager[Any]]:
-    """Run `_cuda` functions on NumPy arrays: `with host_cuda() as dev: X._cuda(views, ...)`.
+def host_executor(request: pytest.FixtureRequest) -> type[HostExecutor] | type[PtxExecutor]:
+    """What runs the CUDA sources without a GPU: "source" by g++, "ptx" what NVRTC makes of them."""
+    return PtxExecutor if request.param == "ptx" else HostExecutor
 
-    Without a GPU the `.cu` runs on the CPU (`host_cuda.executor`); `order` is "forward", "reversed" or "shuffled". With
-    `--device cuda` the same body runs on the GPU: NumPy arguments are copied there and back at each launch. Arrays that
-    a kernel reads by address (Ragged) must come from `dev.array`. `dispatch=True` (host alone, skipped with a GPU): public
-    functions take the CUDA path for NumPy arrays, so that `X(views)` inside can be compared with `X(views)` outside.
+
+@pytest.fixture
+def host_cuda(
+    request: pytest.FixtureRequest, host_executor: type[HostExecutor] | type[PtxExecutor]
+) -> Callable[..., contextlib.AbstractContextManager[Any]]:
+    """Run `_cuda` functions on NumPy arrays: `with host_cuda() as dev: X._cuda(views, ...)`; the test runs once per executor.
+
+    Without a GPU the `.cu` runs on the CPU (`host_cuda.executor`), then its PTX does (`host_cuda.ptx.executor`); `order` is
+    "forward", "reversed" or "shuffled". With `--device cuda` the same body runs on the GPU: NumPy arguments are copied there and
+    back at each launch. Arrays that a kernel reads by address (Ragged) must come from `dev.array`. `dispatch=True` (host alone,
+    skipped with a GPU): public functions take the CUDA path for NumPy arrays, so that `X(views)` inside can be compared with
+    `X(views)` outside.
     """
     cuda = on_device(request.config)
 
@@ -103,22 +115,26 @@ def host_cuda(request: pytest.FixtureRequest) -> Callable[..., contextlib.Abstra
         order: str = "forward", seed: int = 0, folder: Path | None = None, dispatch: bool = False
     ) -> Iterator[Any]:
         if cuda and (folder is not None or dispatch):
-            pytest.skip("about the host executor: make test runs it")
+            pytest.skip("about the host executors: make test runs it")
         if cuda:
             from figureground.kernels.launch import launch
 
             with in_place_of_launch(launch_with_copies(launch), host_module=False):
                 yield CudaDevice()
             return
-        executor = HostExecutor(order, seed, folder)
-        with in_place_of_launch(executor.launch, host_module=True, dispatch=dispatch):
+        executor = host_executor(order, seed, folder)
+        made = executor.fresh.add if isinstance(executor, PtxExecutor) else None
+        with in_place_of_launch(executor.launch, host_module=True, dispatch=dispatch, made=made):
             yield HostDevice(executor)
 
     return device
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test with `host_orders` once per order of threads (once on a GPU, which has its own)."""
+    """Run a test with `host_cuda` once per executor, with `host_orders` per order of threads too (once on a GPU)."""
+    if "host_executor" in metafunc.fixturenames:
+        executors = ("source", "ptx") if available() and not on_device(metafunc.config) else ("source",)
+        metafunc.parametrize("host_executor", executors, indirect=True)
     if "host_orders" in metafunc.fixturenames:
         orders = ("forward",) if on_device(metafunc.config) else ORDERS
         metafunc.parametrize("host_orders", orders, indirect=True)

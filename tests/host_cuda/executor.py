@@ -132,6 +132,17 @@ def _check_array(where: str, array: Any, door: str, kind: str, size: int) -> Non
         raise TypeError(f"{where} points to {what}, got {array.dtype}")
 
 
+def check_arguments(where: str, args: Sequence[Any], parameters: Sequence[tuple[str, str, int]]) -> None:
+    """Refuse arguments that the C parameters do not take."""
+    if len(args) != len(parameters):
+        raise TypeError(f"{where}: args must hold {len(parameters)} values, got {len(args)}")
+    for i, (value, (door, kind, size)) in enumerate(zip(args, parameters)):
+        if door == "v":
+            _check_scalar(f"{where}: args[{i}]", value, kind, size)
+        else:
+            _check_array(f"{where}: args[{i}]", value, door, kind, size)
+
+
 class HostExecutor:
     """Stands in for `kernels.launch.launch`.
 
@@ -196,15 +207,9 @@ class HostExecutor:
         with _lock:
             run, parameters, bound = self._function(stem, kernel)
             where = f"{stem}.cu: {kernel}"
-            setup = _launch_record(where, grid, block, shared, bound)
+            setup = launch_record(where, grid, block, shared, bound)
             setup.order, setup.seed, setup.skipped_barrier = ORDERS.index(self.order), self.seed, self.skipped_barrier
-            if len(args) != len(parameters):
-                raise TypeError(f"{where}: args must hold {len(parameters)} values, got {len(args)}")
-            for i, (value, (door, kind, size)) in enumerate(zip(args, parameters)):
-                if door == "v":
-                    _check_scalar(f"{where}: args[{i}]", value, kind, size)
-                else:
-                    _check_array(f"{where}: args[{i}]", value, door, kind, size)
+            check_arguments(where, args, parameters)
             self.launched.append(f"{stem}.{kernel}")
             written = [p[0] == "w" for p in parameters]
             with Guarded(args, written, self.edge) as guarded:
@@ -223,7 +228,9 @@ def _cell(value: Any, guarded: Guarded) -> Any:
     return (ctypes.c_char * value.dtype.itemsize).from_buffer_copy(value.tobytes())
 
 
-def _launch_record(where: str, grid: tuple[int, ...], block: tuple[int, ...], shared: int, bound: int) -> _Launch:
+def launch_record(where: str, grid: tuple[int, ...], block: tuple[int, ...], shared: int, bound: int) -> _Launch:
+    """Check the sizes of a launch and fill its record."""
+
     def check(name: str, sizes: tuple[int, ...], limits: tuple[int, int, int]) -> tuple[int, ...]:
         full = (*sizes, 1, 1, 1)[:3]
         if not 1 <= len(sizes) <= 3 or any(not 1 <= int(s) <= limit for s, limit in zip(full, limits)):

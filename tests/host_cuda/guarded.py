@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import re
+import weakref
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
@@ -37,12 +38,21 @@ class Region:
         self._offset = PAGE + lean + (0 if edge == "start" else (inner - size - lean) // 16 * 16)
         self.address = base + self._offset
         self.inside = self._bytes[self._offset : self._offset + size]
+        _alive[self._map] = self.address, size
 
     def intact(self) -> bool:
         """Tell whether nothing was written around the bytes."""
         before = self._bytes[PAGE : self._offset]
         after = self._bytes[self._offset + self.size : -PAGE]
         return bool((before == CANARY).all() and (after == CANARY).all())
+
+
+_alive: weakref.WeakKeyDictionary[mmap.mmap, tuple[int, int]] = weakref.WeakKeyDictionary()
+
+
+def alive() -> list[tuple[int, int]]:
+    """Address and size of all regions whose memory somebody still holds."""
+    return list(_alive.values())
 
 
 def poisoned(array: np.ndarray, edge: str) -> np.ndarray:

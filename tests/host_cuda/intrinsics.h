@@ -71,6 +71,10 @@ static inline int __dp4a(int a, int b, int c) {
     for (int i = 0; i < 32; i += 8) sum += unsigned(int(int8_t(a >> i)) * int(int8_t(b >> i)));
     return int(sum);
 }
+static inline unsigned __dp2a_lo(unsigned a, unsigned b, unsigned c) {
+    return c + (a & 0xFFFFu) * (b & 255u) + (a >> 16) * (b >> 8 & 255u);
+}
+static inline unsigned __dp2a_hi(unsigned a, unsigned b, unsigned c) { return __dp2a_lo(a, b >> 16, c); }
 static inline unsigned __sad(int a, int b, unsigned c) {
     return (a < b ? unsigned(b) - unsigned(a) : unsigned(a) - unsigned(b)) + c;
 }
@@ -123,6 +127,11 @@ static inline double __int2double_rn(int x) { return double(x); }
 // ---- arithmetic, rounded to nearest -------------------------------------------------------------
 
 static inline float __fadd_rn(float a, float b) { return a + b; }
+static inline float __fadd_rz(float a, float b) {  // where the sum of doubles is exact: exponents less than 29 apart
+    double sum = (double)a + (double)b;
+    float rounded = float(sum);
+    return fabs((double)rounded) > fabs(sum) ? nextafterf(rounded, 0.0f) : rounded;
+}
 static inline float __fsub_rn(float a, float b) { return a - b; }
 static inline float __fmul_rn(float a, float b) { return a * b; }
 static inline float __fdiv_rn(float a, float b) { return a / b; }

@@ -21,8 +21,9 @@ import numpy as np
 
 from .executor import HostExecutor
 from .guarded import poisoned
+from .ptx.executor import PtxExecutor
 from .stand_in import as_cupy, in_place_of_launch
-from .strict_cupy import DeviceArray, Log, Stream, current_stream, make_cupy
+from .strict_cupy import DeviceArray, Log, Memory, Stream, current_stream, make_cupy
 from .strict_torch import TorchOnGpu
 
 
@@ -30,7 +31,7 @@ from .strict_torch import TorchOnGpu
 class Gpu:
     """What a rehearsal shows."""
 
-    executor: HostExecutor
+    executor: HostExecutor | PtxExecutor
     log: Log = field(default_factory=Log)
     streams: list[Stream] = field(default_factory=list)
     torch: Any = None
@@ -77,11 +78,13 @@ class _Pipeline:
 
 
 @contextlib.contextmanager
-def gpu_machine(order: str = "forward") -> Iterator[Gpu]:
-    """Make this process believe that it has two GPUs."""
+def gpu_machine(order: str = "forward", ptx: bool = False) -> Iterator[Gpu]:
+    """Make this process believe that it has two GPUs, which run the CUDA sources, or with `ptx` what NVRTC makes of them."""
     from figureground.pipeline import decode, device
 
-    gpu = Gpu(HostExecutor(order))
+    gpu = Gpu(PtxExecutor(order) if ptx else HostExecutor(order))
+    if isinstance(gpu.executor, PtxExecutor):
+        gpu.executor.others = lambda: [(memory.ptr, memory.size) for memory in list(Memory.alive) if memory.size]
     cupy, real_graph = make_cupy(gpu.log), decode._decode_graph
     gpu.torch = TorchOnGpu(gpu.log)
 

@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from .executor import HostExecutor
 from .guarded import poisoned
 
 
 class HostDevice:
     """What `with host_cuda() as dev` gives: arrays in, arrays out, for Ragged batches and for tests of both devices."""
 
-    def __init__(self, executor: HostExecutor) -> None:
+    def __init__(self, executor: Any) -> None:
         self.executor = executor
 
     def array(self, values: Any) -> np.ndarray:
@@ -71,15 +70,24 @@ def launch_with_copies(real: Callable[..., None]) -> Callable[..., None]:
 class HostModule(ModuleType):
     """NumPy in the place of CuPy: `empty` gives 0xA5 bytes, so that what a kernel leaves unwritten shows."""
 
+    made: Callable[[np.ndarray], None] | None = None
+    """Called with every array of `empty`."""
+
     def empty(self, shape: Any, dtype: Any = float) -> np.ndarray:
         """An array of the shape with every byte 0xA5."""
         array = np.empty(shape, dtype)
         array.reshape(-1).view(np.uint8).fill(0xA5)
+        if self.made is not None:
+            self.made(array)
         return array
 
     def empty_like(self, array: np.ndarray) -> np.ndarray:
         """As `empty`, of the shape and dtype of `array`."""
         return self.empty(array.shape, array.dtype)
+
+    def asarray(self, values: Any) -> np.ndarray:
+        """A copy beside a page that faults, where kernels may read it by address."""
+        return poisoned(np.asarray(values), "end")
 
     def asnumpy(self, array: np.ndarray) -> np.ndarray:
         """What is on the host already."""
@@ -103,16 +111,23 @@ def as_cupy(module: ModuleType) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def in_place_of_launch(launch: Callable[..., None], *, host_module: bool, dispatch: bool = False) -> Iterator[None]:
+def in_place_of_launch(
+    launch: Callable[..., None],
+    *,
+    host_module: bool,
+    dispatch: bool = False,
+    made: Callable[[np.ndarray], None] | None = None,
+) -> Iterator[None]:
     """Put `launch` in the place of `kernels.launch.launch`, in every loaded module that imported the name.
 
     With `host_module` the arrays' module is a `HostModule`; with `dispatch` public functions, too, take NumPy arrays for
-    arrays on a GPU.
+    arrays on a GPU. `made` is called with every array of the module's `empty`.
     """
     from figureground.kernels import arrays
     from figureground.kernels import launch as door
 
     xp, real = HostModule("cupy"), arrays.array_module
+    xp.made = made
     new: dict[str, tuple[Any, Any]] = {"launch": (door.launch, launch)}
     if host_module:
         new["array_module"] = (real, lambda array: xp if isinstance(array, np.ndarray) else real(array))

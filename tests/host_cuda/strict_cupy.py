@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -142,8 +143,12 @@ class RawKernel:
 class Memory:
     """An allocation, or memory of somebody else (`owner`)."""
 
+    alive: ClassVar[weakref.WeakSet[Memory]] = weakref.WeakSet()
+
     def __init__(self, ptr: int, owner: Any) -> None:
         self.ptr, self._owner, self.device_id = ptr, owner, current_device()
+        self.size = owner.nbytes if isinstance(owner, np.ndarray) else 0
+        Memory.alive.add(self)
 
 
 def _refuse(value: Any) -> Any:

@@ -89,6 +89,19 @@ def test_masks_that_nobody_asks_for_are_used_and_not_written(host_orders, size, 
     np.testing.assert_array_equal(views, want)
 
 
+def test_more_views_than_a_grid_takes(host_cuda, monkeypatch):
+    monkeypatch.setattr(resample, "_MOST_VIEWS", 4)
+    rng = np.random.default_rng(1)
+    arrays = [rng.integers(0, 256, (*s, 3), dtype=np.uint8) for s in SOURCES]
+    masks = [rng.integers(0, 256, (9, 9), dtype=np.uint8)]
+    rows = _mixed_rows(10, arrays, 1, seed=1)
+    want = resample.render_views(Ragged.from_arrays(arrays), rows, (7, 40), masks=Ragged.from_arrays(masks))
+    with host_cuda() as device:
+        got = _render_on(device, arrays, masks, rows, (7, 40))
+    np.testing.assert_array_equal(got[0], want[0])
+    np.testing.assert_array_equal(got[1], want[1])
+
+
 def test_a_batch_of_one_size_is_ragged_without_copies():
     batch = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4)
     one, other = Ragged.from_batch(batch), Ragged.from_arrays(list(batch))

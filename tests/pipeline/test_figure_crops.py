@@ -309,15 +309,17 @@ def test_a_recipe_keeps_the_constraint():
     assert swav.fingerprint != recipes.swav(32, 16, 2).with_figure_crops(min_share=0.3, tries=9).fingerprint
 
 
-def test_the_device_paths_are_the_same_sources(host_cuda):
+def test_the_device_paths_are_the_same_sources(host_cuda, monkeypatch):
     """The CUDA sources of both kernels, as `settle_crops` calls them."""
     rng = np.random.default_rng(2)
     masks = [
         cv2.blur((rng.random(size) < 0.03).astype(np.uint8) * 255, (7, 7)) for size in ((112, 112), (60, 90), (33, 21))
     ]
     want = _settle(KEEP, masks, [(90, 120)] * 3)
+    from_arrays = Ragged.from_arrays
     with host_cuda(dispatch=True) as dev:
-        moved = Ragged.from_arrays([dev.array(mask) for mask in masks])
+        monkeypatch.setattr(Ragged, "from_arrays", lambda arrays: from_arrays([dev.array(array) for array in arrays]))
+        moved = Ragged.from_arrays(masks)
         got = _settle(KEEP, moved, [(90, 120)] * 3, area=np.ones(3))
         assert {"resample.resample_views", "ground_share.ground_share_boxes"} <= set(dev.executor.launched)
     for rows, other in zip(want, got, strict=True):

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from host_cuda.ptx.nvrtc import available
 from host_cuda.rehearsal import gpu_machine
 from PIL import Image
 from pipeline_shards import disc_image, write_shards, write_tar
@@ -118,8 +119,9 @@ def assert_same(host: list[dict[str, Any]], device: list[dict[str, Any]]) -> Non
 
 def rehearse(shards: str, recipe: recipes.Recipe, **options: Any) -> Any:
     """Compare an epoch on both devices; returns what the GPU saw, before anything was read back."""
+    ptx = options.pop("ptx", False)
     host = batches(shards, recipe, "cpu", **options)
-    with gpu_machine() as gpu:
+    with gpu_machine(ptx=ptx) as gpu:
         device = batches(shards, recipe, options.pop("device", "cuda"), **options)
     waits = list(gpu.log.waits)
     for batch in device:
@@ -142,6 +144,22 @@ def test_every_recipe_gives_the_cpus_batches(tiny, name):
     assert gpu.log.launches
     waits = [wait for wait in gpu.log.waits if "float32" not in wait] if name.startswith("figure crops") else gpu.log.waits
     assert waits == [], "nothing may be copied to the host in steady state"
+
+
+PTX_CASES = ["moco_v2", "dinov2", "swap, inpainted", "patch shuffle of figures", "patch negatives, three", "token masks, figure"]
+
+
+@pytest.mark.skipif(not available(), reason="needs cuda-bindings and NVRTC to run the PTX")
+@pytest.mark.parametrize("name", [*PTX_CASES, "all copies", "background swap, with its negative"])
+def test_the_ptx_of_the_kernels_gives_the_cpus_batches(tiny, name):
+    """Bounds, alignment, races and first reads are looked at in every launch of the loader."""
+    rehearse(tiny, CASES[name], dtype=DTYPES[1], masks="sidecar", ptx=True)
+
+
+@pytest.mark.skipif(not available(), reason="needs cuda-bindings and NVRTC to run the PTX")
+def test_masks_by_the_ptx_of_the_kernel(tiny, monkeypatch):
+    monkeypatch.setattr(augment.estimate_masks, "__kwdefaults__", {"method": "fused", "size": SIZE})
+    rehearse(tiny, SWAP, masks="kernel", method="fused", ptx=True)
 
 
 @pytest.mark.parametrize("method", ["fused", "rbd", "mb+"])
