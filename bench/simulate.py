@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from figureground.bench.cache_model import kept_share
+from figureground.bench.given import file_to_write
 from figureground.bench.harness import print_table, write_json
 from figureground.pipeline.lanes import lanes_of_ranks
 
@@ -298,7 +299,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--recipe", default=RECIPE, help="row of that result")
     add("--decode-ms", type=float, help="CPU ms an image, instead of the JSON's")
     add("--augment-ms", type=float, help="CPU ms an image, instead of the JSON's")
-    add("--out", type=Path, help="write the prediction as JSON")
+    add("--out", type=file_to_write, help="write the prediction as JSON")
     return parser.parse_args(argv)
 
 

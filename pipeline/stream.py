@@ -12,18 +12,19 @@ from figureground.shards.cli import open_cache
 
 from .loader import Loader
 from .recipe import Recipe
+from .whole_numbers import as_integer
 
 
 def stream_epochs(args: argparse.Namespace, recipe: Recipe) -> int:
     """Iterate over `args.epochs` epochs and print images/s of each; returns the exit code."""
-    cache = open_cache(args, args.masks)
+    epochs, cache = as_integer("run: --epochs", args.epochs, 1), open_cache(args, args.masks)
     with Loader(
         args.shards, recipe, batch_size=args.batch_size, device=args.device, masks_dir=args.masks, seed=args.seed,
         threads=args.threads, format="moco", cache=cache, window=args.window, lanes=args.lanes,
     ) as loader:  # fmt: skip
         columns = (TextColumn("epoch {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, transient=True, console=Console(stderr=True)) as bar:
-            for epoch in range(args.epochs):
+            for epoch in range(epochs):
                 task = bar.add_task(str(epoch), total=len(loader))
                 loader.set_epoch(epoch)
                 began, cpu, samples = time.perf_counter(), time.process_time(), 0

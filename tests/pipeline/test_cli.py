@@ -195,6 +195,7 @@ def test_exit_codes_and_sentences(packed, tmp_path, capsys):
     assert cli.main(["run", str(tmp_path / "none-*.tar"), "--device", "cpu"]) == 1
     assert "none-*.tar" in capsys.readouterr().err
     assert cli.main(["run", packed, "--device", "cpu", "--batch-size", "500"]) == 2
+    assert cli.main(["run", packed, "--device", "cpu", "--epochs", "0"]) == 2
     assert "drop_last=True needs at least" in capsys.readouterr().err
     with pytest.raises(SystemExit) as usage:
         cli.main(["fly"])
