@@ -21,8 +21,6 @@ SOURCES = sorted(KERNELS.glob("*.cu"))
 
 # (file, one of the two lines above or the line below) of barriers that nothing needs while the others are there: why.
 SPARE_BARRIERS = {
-    ("resample.cu", "const Plane& p = s.plane;"): "the tile before ends with a barrier, the first has none before",
-    ("resample_cubic.cuh", "const Plane& p = s.plane;"): "as in resample.cu",
     ("saliency_graph.cu", "for (int f = 0; f < 4; f++) board.colors[f][i] *= scale;"): "two stretches come first",
     (
         "saliency_graph.cu",
@@ -79,15 +77,17 @@ FAULTS = [  # stem, pattern, replacement
     ("patches", r"\(n % group\)", "(n % 2)"),
     ("patches", r"k < group - 1\) \{", "k < group - 2) {"),
     ("resample", r"1 << 19", "1 << 18"),
-    ("resample", r"line >= height \|\| x", "line > height || x"),
-    ("resample", r"8 \* \(at & 3u\)", "8 * (at & 1u)"),
+    ("resample", r"i \* WARPS >= lines", "i * WARPS > lines"),
+    ("resample", r"shift = 8 \* at", "shift = 8 * (at & 1u)"),
     ("resample", r"lane \? row\.x : row\.y", "lane ? row.y : row.x"),
     ("resample", r"min\(row, rows - 1\) \* pitch, count", "row * pitch, count + 1024"),
     ("resample", r"\[row % 2\] = weight", "[1 - row % 2] = weight"),
     ("resample", r"at \+ i >= low && at \+ i < high", "at + i > low && at + i < high"),
     ("resample", r"rows\) \+ 1\) / 2;", "rows)) / 2;"),
-    ("resample", r"p\.flip \? width - 1 - x : x", "x"),
+    ("resample", r"source\.flip \? width - 1 - x : x", "x"),
     ("resample", r"w\.count = end - begin", "w.count = end - begin + 1"),
+    ("resample", r"least < 255\)", "least < 254)"),
+    ("resample", r"most > 0\)", "most > 1)"),
     ("resample", r"255 \* 64\)", "255 * 65)"),
     ("resample", r"totals\[i\] >> 20, 0\), 255\)", "totals[i] >> 20, 0), 254)"),
     ("resample", r"16384\.5\)", "16384.0)"),
