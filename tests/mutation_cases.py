@@ -44,8 +44,8 @@ def _background() -> list[Any]:
 
 
 def _blur() -> list[Any]:
-    shapes = [(3, 3, 13, 21), (3, 3, 40, 68)]
-    return [blur.gaussian_blur(_bytes(*s), np.array([0.3, 1.5, 6.0], np.float32)) for s in shapes]
+    shapes = [(4, 3, 13, 21), (4, 3, 40, 68)]
+    return [blur.gaussian_blur(_bytes(*s), np.array([0.3, 1.5, 6.0, 0], np.float32)) for s in shapes]
 
 
 def _color() -> list[Any]:
