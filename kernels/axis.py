@@ -4,7 +4,7 @@ The window and the triangle are those of Pillow's bilinear filter (`precompute_c
 max(scale, 1), so that shrinking averages and does not alias. Weights are integers that sum to 2**14 exactly, so a flat
 area keeps its grey level. They are differences of the rounded running sum, W(k) = floor(2**14 * S(k) / S(count) + 1/2),
 which never drifts however many taps there are; S has a closed form (two arithmetic series), so a CUDA thread finds any
-one weight without the others (`window_of` and `running_sum` in resample.cu are this function, operation by operation).
+one weight without the others (`window_of` and `running_sum` in resample_window.cuh are this function, operation by operation).
 """
 
 from __future__ import annotations

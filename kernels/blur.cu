@@ -27,33 +27,41 @@ static __device__ __forceinline__ uint2 weigh_columns(const unsigned int* middle
     unsigned int value = *middle;
     unsigned int sum0 = (value & 255u) * weight + 128u, sum1 = (value >> 8 & 255u) * weight + 128u;
     unsigned int sum2 = (value >> 16 & 255u) * weight + 128u, sum3 = (value >> 24) * weight + 128u;
+    const unsigned int *above = middle, *below = middle;
     for (int k = 1; k <= radius; ++k) {
-        unsigned int above = middle[-k * line], below = middle[k * line], both = pairs[k];
-        unsigned int left = __byte_perm(above, below, 0x5140), right = __byte_perm(above, below, 0x7362);
+        above -= line, below += line;
+        unsigned int a = *above, b = *below, both = pairs[k];
+        unsigned int left = __byte_perm(a, b, 0x5140), right = __byte_perm(a, b, 0x7362);
         sum0 = __dp2a_lo(both, left, sum0);
         sum1 = __dp2a_hi(both, left, sum1);
         sum2 = __dp2a_lo(both, right, sum2);
         sum3 = __dp2a_hi(both, right, sum3);
     }
-    return make_uint2(__byte_perm(sum0 >> 8, sum1 >> 8, 0x5410), __byte_perm(sum2 >> 8, sum3 >> 8, 0x5410));
+    return make_uint2(__byte_perm(sum0, sum1, 0x6521), __byte_perm(sum2, sum3, 0x6521));  // bits 8 to 23
 }
 
-// Rows: four neighbours at a time; those to the left and to the right of them slide away.
-static __device__ __forceinline__ unsigned int weigh_row(const unsigned short* middle, int radius,
-                                                         const unsigned int* weights) {
-    unsigned int a = middle[0], b = middle[1], c = middle[2], d = middle[3], e = a, f = b, g = c, h = d, weight = weights[0];
-    unsigned int sum0 = a * weight + (1u << 23), sum1 = b * weight + (1u << 23);
-    unsigned int sum2 = c * weight + (1u << 23), sum3 = d * weight + (1u << 23);
-    for (int k = 1; k <= radius; ++k) {
-        d = c, c = b, b = a, a = middle[-k];
-        e = f, f = g, g = h, h = middle[k + 3];
-        weight = weights[k];
-        sum0 += (a + e) * weight;
-        sum1 += (b + f) * weight;
-        sum2 += (c + g) * weight;
-        sum3 += (d + h) * weight;
+static __device__ __forceinline__ unsigned int highest_bytes(const unsigned int* sums) {
+    return __byte_perm(__byte_perm(sums[0], sums[1], 0x0073), __byte_perm(sums[2], sums[3], 0x0073), 0x5410);
+}
+
+// Rows: eight neighbours at a time; those to the left and to the right of them slide away.
+static __device__ __forceinline__ uint2 weigh_row(const unsigned short* middle, int radius, const unsigned int* weights) {
+    unsigned int left[8], right[8], sums[8], weight = weights[0];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+        left[i] = right[i] = middle[i];
+        sums[i] = left[i] * weight + (1u << 23);
     }
-    return sum0 >> 24 | sum1 >> 24 << 8 | sum2 >> 24 << 16 | sum3 >> 24 << 24;
+    const unsigned short *before = middle, *after = middle + 7;
+    for (int k = 1; k <= radius; ++k) {
+        weight = weights[k];
+#pragma unroll
+        for (int i = 7; i > 0; --i) left[i] = left[i - 1], right[7 - i] = right[8 - i];
+        left[0] = *--before, right[7] = *++after;
+#pragma unroll
+        for (int i = 0; i < 8; ++i) sums[i] += (left[i] + right[i]) * weight;
+    }
+    return make_uint2(highest_bytes(sums), highest_bytes(sums + 4));
 }
 
 static __device__ __forceinline__ void store4(unsigned char* row, int x, int width, int wide, unsigned int values) {
@@ -74,13 +82,18 @@ blur_tile(const unsigned char* views, const int* radii, const unsigned int* weig
     int plane = blockIdx.z, radius = radii[plane / 3];
     if (radius == 0 && done) return;
     int left = blockIdx.x * TILE_WIDTH, top = blockIdx.y * TILE_HEIGHT;
-    int halo = (radius + 3) / 4 * 4;
-    int words = (min(TILE_WIDTH, width - left) + 3 + 2 * halo) / 4;  // a line of the tile, from left - halo on
-    uint2* columns = memory;                                             // TILE_HEIGHT lines of 16-bit values
-    unsigned int* pixels = (unsigned int*)(columns + TILE_HEIGHT * words);
     const unsigned char* view = views + (long long)plane * height * width;
     unsigned char* result = out + (long long)plane * height * width;
-
+    for (int i = threadIdx.x; radius == 0 && i < TILE_HEIGHT * TILE_WIDTH / 4; i += THREADS) {  // a copy
+        int y = top + i / (TILE_WIDTH / 4), x = left + i % (TILE_WIDTH / 4) * 4;
+        if (y >= height || x >= width) continue;
+        store4(result + (long long)y * width, x, width, wide, load4(view + (long long)y * width, x, width, wide));
+    }
+    if (radius == 0) return;
+    int halo = (radius + 3) / 4 * 4;
+    int words = (min(TILE_WIDTH, width - left) + 7 + 2 * halo) / 8 * 2;  // a line of the tile, from left - halo on
+    uint2* columns = memory;                                             // TILE_HEIGHT lines of 16-bit values
+    unsigned int* pixels = (unsigned int*)(columns + TILE_HEIGHT * words);
     if (threadIdx.x <= radius) {
         unsigned int weight = weights[plane / 3 * taps + threadIdx.x];
         own[threadIdx.x] = weight;
@@ -96,10 +109,10 @@ blur_tile(const unsigned char* views, const int* radii, const unsigned int* weig
         columns[i] = weigh_columns(pixels + i + radius * words, words, radius, own[0], pairs);
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < TILE_HEIGHT * TILE_WIDTH / 4; i += THREADS) {
-        int y = i / (TILE_WIDTH / 4), x = i % (TILE_WIDTH / 4) * 4;
-        if (top + y >= height || left + x >= width) continue;
-        const unsigned short* first = (const unsigned short*)(columns + y * words) + halo + x;
-        store4(result + (long long)(top + y) * width, left + x, width, wide, weigh_row(first, radius, own));
-    }
+    int y = threadIdx.x / (TILE_WIDTH / 8), x = threadIdx.x % (TILE_WIDTH / 8) * 8;
+    if (top + y >= height || left + x >= width) return;
+    uint2 values = weigh_row((const unsigned short*)(columns + y * words) + halo + x, radius, own);
+    unsigned char* row = result + (long long)(top + y) * width;
+    store4(row, left + x, width, wide, values.x);
+    store4(row, left + x + 4, width, wide, values.y);
 }

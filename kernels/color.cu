@@ -8,24 +8,24 @@ struct Steps {
 
 enum { BRIGHTNESS = 1, CONTRAST, SATURATION, HUE, GRAY };
 
+// Levels, plus 2^23: from there on floats are whole, sums with it convert at the speed of additions, and a byte lies in the low bits.
 struct Pixel {
     float r, g, b;
 };
 
-// From 2^23 on, floats are whole: sums with it convert at the speed of additions.
 #define WHOLE 8388608.0f
 #define WHOLE_BITS 0x4B000000u
 
-// Drop the fraction of a number in [0, 2^23).
-static __device__ __forceinline__ float whole(float x) { return __fadd_rz(x, WHOLE) - WHOLE; }
+// Drop the fraction of a number in [0, 2^23), and add 2^23.
+static __device__ __forceinline__ float raised(float x) { return __fadd_rz(x, WHOLE); }
 
-// Byte k of a word, and four bytes back into one.
+// Byte k of a word, raised, and four bytes back into one.
 static __device__ __forceinline__ float of_byte(unsigned int values, int k) {
-    return __uint_as_float(__byte_perm(values, WHOLE_BITS, 0x7440 + k)) - WHOLE;
+    return __uint_as_float(__byte_perm(values, WHOLE_BITS, 0x7440 + k));
 }
 static __device__ __forceinline__ unsigned int to_bytes(float a, float b, float c, float d) {
-    unsigned int low = __byte_perm(__float_as_uint(a + WHOLE), __float_as_uint(b + WHOLE), 0x0040);
-    unsigned int high = __byte_perm(__float_as_uint(c + WHOLE), __float_as_uint(d + WHOLE), 0x0040);
+    unsigned int low = __byte_perm(__float_as_uint(a), __float_as_uint(b), 0x0040);
+    unsigned int high = __byte_perm(__float_as_uint(c), __float_as_uint(d), 0x0040);
     return __byte_perm(low, high, 0x5410);
 }
 
@@ -36,43 +36,49 @@ static __device__ __forceinline__ float sixth(float x) {
     return __fmaf_rn(__fmaf_rn(-6.0f, quotient, x), part, quotient);
 }
 
-static __device__ __forceinline__ float mix(float value, float gray, float factor) {
-    return whole(fminf(fmaxf(gray + factor * (value - gray), 0.0f), 255.0f));
-}
+static __device__ __forceinline__ float clipped(float x) { return raised(fminf(fmaxf(x, 0.0f), 255.0f)); }
 
+// All sums but the last one are exact.
 static __device__ __forceinline__ float gray_of(Pixel p) {
-    return whole((19595.0f * p.r + 38470.0f * p.g + 7471.0f * p.b + 32768.0f) * (1.0f / 65536.0f));
+    const float unit = 1.0f / 65536.0f;
+    float red = __fmaf_rn(p.r - WHOLE, 19595.0f * unit, 0.5f);
+    return raised(__fmaf_rn(p.b - WHOLE, 7471.0f * unit, __fmaf_rn(p.g - WHOLE, 38470.0f * unit, red)));
 }
 
-static __device__ __forceinline__ float channel(float value, float saturation, float weight) {
+// value * (1 - saturation * weight / 21675): in 1 / 21675 a whole number, never half-way, so that it may be rounded as it is raised.
+static __device__ __forceinline__ float channel(float value, float taken, float weight) {
     weight = fminf(fmaxf(weight, 0.0f), 85.0f);
-    return whole(value * (21675.0f - saturation * weight) * (1.0f / 21675.0f) + 0.5f);
+    return __fmaf_rn(__fmaf_rn(-taken, weight, value), 1.0f / 21675.0f, WHOLE);
 }
 
 static __device__ __forceinline__ Pixel turn_hue(Pixel p, float shift) {
-    float value = fmaxf(p.r, fmaxf(p.g, p.b)), least = fminf(p.r, fminf(p.g, p.b));
-    float range = value - least;
-    float x = (value - (p.r + p.g + p.b - value - least)) / fmaxf(range, 1.0f);
-    float base = p.r == value ? 0.0f : (p.g == value ? 2.0f : 4.0f);
-    bool after = p.r == value ? p.g >= p.b : (p.g == value ? p.b >= p.r : p.r >= p.g);
-    float sixths = after ? (base + 1.0f) - x : (base - 1.0f) + x;
-    float hue = sixth(sixths) * 255.0f;
-    hue = whole(hue < 0.0f ? hue + 255.0f : hue) + shift;
-    hue = hue >= 256.0f ? hue - 256.0f : hue;
-    float saturation = whole(range * 255.0f / fmaxf(value, 1.0f));
-    float turn = hue + hue;
-    return {channel(value, saturation, 170.0f - fabsf(turn - 255.0f)),
-            channel(value, saturation, fabsf(turn - 170.0f) - 85.0f),
-            channel(value, saturation, fabsf(turn - 340.0f) - 85.0f)};
+    float high = fmaxf(p.r, p.g), low = fminf(p.r, p.g);
+    float most = fmaxf(high, p.b), middle = fmaxf(low, fminf(high, p.b));
+    float range = most - fminf(low, p.b), value = most - WHOLE;
+    float x = (most - middle) / fmaxf(range, 1.0f);
+    float base = p.r == most ? 0.0f : (p.g == most ? 2.0f : 4.0f);
+    bool after = p.r == most ? p.g >= p.b : (p.g == most ? p.b >= p.r : p.r >= p.g);
+    float sign = after ? -1.0f : 1.0f;
+    float hue = sixth(__fmaf_rn(sign, x, base - sign)) * 255.0f;
+    float turned = raised(hue < 0.0f ? hue + 255.0f : hue) + shift;  // modulo 256
+    hue = __uint_as_float(__float_as_uint(turned) & 255u | WHOLE_BITS) - WHOLE;
+    float saturation = raised(range * 255.0f / fmaxf(value, 1.0f)) - WHOLE;
+    float turn = hue + hue, taken = saturation * value;
+    value *= 21675.0f;
+    return {channel(value, taken, 170.0f - fabsf(turn - 255.0f)), channel(value, taken, fabsf(turn - 170.0f) - 85.0f),
+            channel(value, taken, fabsf(turn - 340.0f) - 85.0f)};
 }
 
+// `gray` is raised, as the pixel is.
 static __device__ __forceinline__ Pixel blend(Pixel p, float gray, float factor) {
-    return {mix(p.r, gray, factor), mix(p.g, gray, factor), mix(p.b, gray, factor)};
+    float level = gray - WHOLE;
+    return {clipped(level + factor * (p.r - gray)), clipped(level + factor * (p.g - gray)),
+            clipped(level + factor * (p.b - gray))};
 }
 
-// mix with black, value for value.
-static __device__ __forceinline__ float dim(float value, float factor) {
-    return whole(fminf(fmaxf(factor * value, 0.0f), 255.0f));
+// As blend with black, value for value.
+static __device__ __forceinline__ Pixel dim(Pixel p, float factor) {
+    return {clipped(factor * (p.r - WHOLE)), clipped(factor * (p.g - WHOLE)), clipped(factor * (p.b - WHOLE))};
 }
 
 // Run operations on some pixels; all threads of a block work on one view, so no branch here diverges.
@@ -83,8 +89,7 @@ static __device__ __forceinline__ void apply(Pixel* p, const Steps& row, unsigne
         unsigned int operation = operations & 7u;
         if (operation == BRIGHTNESS) {
 #pragma unroll
-            for (int k = 0; k < PIXELS; ++k)
-                p[k] = {dim(p[k].r, row.brightness), dim(p[k].g, row.brightness), dim(p[k].b, row.brightness)};
+            for (int k = 0; k < PIXELS; ++k) p[k] = dim(p[k], row.brightness);
         } else if (operation == HUE) {
 #pragma unroll
             for (int k = 0; k < PIXELS; ++k) p[k] = turn_hue(p[k], row.hue);
@@ -101,11 +106,6 @@ static __device__ __forceinline__ void apply(Pixel* p, const Steps& row, unsigne
     }
 }
 
-// All operations of a row: those before contrast take as many octal digits as they are.
-static __device__ __forceinline__ unsigned int all_of(const Steps& row) {
-    return row.before | row.after << (34 - __clz(row.before)) / 3 * 3;
-}
-
 static __device__ __forceinline__ Pixel pixel_of(unsigned int r, unsigned int g, unsigned int b, int k) {
     return {of_byte(r, k), of_byte(g, k), of_byte(b, k)};
 }
@@ -115,21 +115,18 @@ static __device__ __forceinline__ void pixels_of(unsigned int r, unsigned int g,
     for (int k = 0; k < 4; ++k) p[k] = pixel_of(r, g, b, k);
 }
 
-static __device__ __forceinline__ unsigned int gray_sum4(unsigned int r, unsigned int g, unsigned int b, const Steps& row) {
+// Run operations on four pixels; give the sum of their gray levels where that is asked for.
+template <bool SUM>
+static __device__ __forceinline__ unsigned int jitter4(unsigned int& r, unsigned int& g, unsigned int& b, const Steps& row,
+                                                       unsigned int operations, float level) {
     Pixel p[4];
     pixels_of(r, g, b, p);
-    apply<4>(p, row, row.before, 0.0f);
-    return (unsigned int)((gray_of(p[0]) + gray_of(p[1])) + (gray_of(p[2]) + gray_of(p[3])));
-}
-
-static __device__ __forceinline__ void jitter4(unsigned int& r, unsigned int& g, unsigned int& b, const Steps& row,
-                                               float level) {
-    Pixel p[4];
-    pixels_of(r, g, b, p);
-    apply<4>(p, row, all_of(row), level);
+    apply<4>(p, row, operations, level);
     r = to_bytes(p[0].r, p[1].r, p[2].r, p[3].r);
     g = to_bytes(p[0].g, p[1].g, p[2].g, p[3].g);
     b = to_bytes(p[0].b, p[1].b, p[2].b, p[3].b);
+    if (!SUM) return 0;
+    return __dp4a(to_bytes(gray_of(p[0]), gray_of(p[1]), gray_of(p[2]), gray_of(p[3])), 0x01010101u, 0u);
 }
 
 static __device__ __forceinline__ uint4 words(const unsigned char* values) { return *(const uint4*)values; }
@@ -147,65 +144,78 @@ static __device__ __forceinline__ void add_to(unsigned long long* total, unsigne
 }
 
 static __device__ __forceinline__ float level_of(unsigned long long sum, long long pixels) {
-    return (float)((2 * sum + pixels) / (2 * pixels));
+    return raised((float)((2 * sum + pixels) / (2 * pixels)));
 }
 
-// `pixels` of a view, `chunks` blocks of 128 threads per view. First pass: the sum of the gray levels that contrast
-// will see, for the views that have it.
+static __device__ __forceinline__ void store(unsigned char* result, long long pixels, Pixel p) {
+    result[0] = (unsigned char)__float_as_uint(p.r);
+    result[pixels] = (unsigned char)__float_as_uint(p.g);
+    result[2 * pixels] = (unsigned char)__float_as_uint(p.b);
+}
+
+static __device__ __forceinline__ void store16(unsigned char* result, long long pixels, uint4 r, uint4 g, uint4 b) {
+    *(uint4*)result = r;
+    *(uint4*)(result + pixels) = g;
+    *(uint4*)(result + 2 * pixels) = b;
+}
+
+// `pixels` of a view, `chunks` blocks of 128 threads per view. First pass, for the views that have contrast: what comes before it,
+// and the sum of the gray levels that it will see. `out` may be `views`: a thread reads its pixels before it writes them.
 extern "C" __global__ void __launch_bounds__(128)
-color_gray_sums1(const unsigned char* views, const Steps* steps, unsigned long long* sums, long long pixels,
-                 int chunks) {
+color_gray_sums1(const unsigned char* views, const Steps* steps, unsigned long long* sums, unsigned char* out,
+                 long long pixels, int chunks) {
     int n = blockIdx.x / chunks;
     long long i = (long long)(blockIdx.x % chunks) * 128 + threadIdx.x;
     Steps row = steps[n];
     if ((row.after & 7u) != CONTRAST) return;
-    const unsigned char* view = views + 3 * pixels * n;
+    const unsigned char* view = views + 3 * pixels * n + i;
     unsigned int sum = 0;
     if (i < pixels) {
-        Pixel p = pixel_of(view[i], view[pixels + i], view[2 * pixels + i], 0);
+        Pixel p = pixel_of(view[0], view[pixels], view[2 * pixels], 0);
         apply<1>(&p, row, row.before, 0.0f);
-        sum = (unsigned int)gray_of(p);
+        if (row.before) store(out + 3 * pixels * n + i, pixels, p);
+        sum = __float_as_uint(gray_of(p)) & 255u;
     }
     add_to(sums + n, sum);
 }
 
 // Sixteen pixels a thread; `pixels` is a multiple of 16 and the views start on 16 bytes.
 extern "C" __global__ void __launch_bounds__(128)
-color_gray_sums16(const unsigned char* views, const Steps* steps, unsigned long long* sums, long long pixels,
-                  int chunks) {
+color_gray_sums16(const unsigned char* views, const Steps* steps, unsigned long long* sums, unsigned char* out,
+                  long long pixels, int chunks) {
     int n = blockIdx.x / chunks;
     long long i = ((long long)(blockIdx.x % chunks) * 128 + threadIdx.x) * 16;
     Steps row = steps[n];
     if ((row.after & 7u) != CONTRAST) return;
-    const unsigned char* view = views + 3 * pixels * n;
+    const unsigned char* view = views + 3 * pixels * n + i;
     unsigned int sum = 0;
     if (i < pixels) {
-        uint4 r = words(view + i), g = words(view + pixels + i), b = words(view + 2 * pixels + i);
+        uint4 r = words(view), g = words(view + pixels), b = words(view + 2 * pixels);
 #pragma unroll 1
         for (int word = 0; word < 4; ++word) {
-            sum += gray_sum4(r.x, g.x, b.x, row);
-            r = rotated(r, r.x), g = rotated(g, g.x), b = rotated(b, b.x);
+            unsigned int red = r.x, green = g.x, blue = b.x;
+            sum += jitter4<true>(red, green, blue, row, row.before, 0.0f);
+            r = rotated(r, red), g = rotated(g, green), b = rotated(b, blue);
         }
+        if (row.before) store16(out + 3 * pixels * n + i, pixels, r, g, b);
     }
     add_to(sums + n, sum);
 }
 
-// Second pass: all steps. `out` may be `views`: a thread reads its pixels before it writes them.
+// Second pass: contrast and what follows it, or all.
 extern "C" __global__ void __launch_bounds__(128)
 color_jitter1(const unsigned char* views, const Steps* steps, const unsigned long long* sums, unsigned char* out,
               long long pixels, int chunks) {
     int n = blockIdx.x / chunks;
     long long i = (long long)(blockIdx.x % chunks) * 128 + threadIdx.x;
     if (i >= pixels) return;
-    const unsigned char* view = views + 3 * pixels * n;
-    unsigned char* result = out + 3 * pixels * n;
     Steps row = steps[n];
-    if (view == result && !(row.before | row.after)) return;  // in place there is nothing to do
-    Pixel p = pixel_of(view[i], view[pixels + i], view[2 * pixels + i], 0);
-    apply<1>(&p, row, all_of(row), level_of(sums[n], pixels));
-    result[i] = (unsigned char)p.r;
-    result[pixels + i] = (unsigned char)p.g;
-    result[2 * pixels + i] = (unsigned char)p.b;
+    unsigned char* result = out + 3 * pixels * n + i;
+    const unsigned char* view = row.before ? result : views + 3 * pixels * n + i;
+    if (view == result && !row.after) return;  // in place there is nothing to do
+    Pixel p = pixel_of(view[0], view[pixels], view[2 * pixels], 0);
+    apply<1>(&p, row, row.after, level_of(sums[n], pixels));
+    store(result, pixels, p);
 }
 
 extern "C" __global__ void __launch_bounds__(128)
@@ -214,21 +224,19 @@ color_jitter16(const unsigned char* views, const Steps* steps, const unsigned lo
     int n = blockIdx.x / chunks;
     long long i = ((long long)(blockIdx.x % chunks) * 128 + threadIdx.x) * 16;
     if (i >= pixels) return;
-    const unsigned char* view = views + 3 * pixels * n;
-    unsigned char* result = out + 3 * pixels * n;
     Steps row = steps[n];
-    if (view == result && !(row.before | row.after)) return;  // in place there is nothing to do
+    unsigned char* result = out + 3 * pixels * n + i;
+    const unsigned char* view = row.before ? result : views + 3 * pixels * n + i;
+    if (view == result && !row.after) return;  // in place there is nothing to do
     float level = level_of(sums[n], pixels);
-    uint4 r = words(view + i), g = words(view + pixels + i), b = words(view + 2 * pixels + i);
+    uint4 r = words(view), g = words(view + pixels), b = words(view + 2 * pixels);
 #pragma unroll 1
     for (int word = 0; word < 4; ++word) {
         unsigned int red = r.x, green = g.x, blue = b.x;
-        jitter4(red, green, blue, row, level);
+        jitter4<false>(red, green, blue, row, row.after, level);
         r = rotated(r, red), g = rotated(g, green), b = rotated(b, blue);
     }
-    *(uint4*)(result + i) = r;
-    *(uint4*)(result + pixels + i) = g;
-    *(uint4*)(result + 2 * pixels + i) = b;
+    store16(result, pixels, r, g, b);
 }
 
 static __device__ __forceinline__ unsigned int solarize4(unsigned int values, unsigned int limit) {

@@ -363,7 +363,7 @@ def _cuda(views: Any, table: np.ndarray, out: Any) -> Any:
     name = "color_{}16" if wide else "color_{}1"
     grid, shape = (chunks * count,), (np.int64(pixels), np.int32(chunks))
     if (table["after"] & 7 == _CONTRAST).any():
-        launch("color", name.format("gray_sums"), grid, (128,), (views, steps, sums, *shape))
+        launch("color", name.format("gray_sums"), grid, (128,), (views, steps, sums, out, *shape))
     launch("color", name.format("jitter"), grid, (128,), (views, steps, sums, out, *shape))
     return out
 

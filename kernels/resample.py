@@ -27,7 +27,7 @@ __all__ = ["DONOR", "FILL", "KEEP", "MEAN", "NOISE", "RENDER_DTYPE", "Interpolat
 
 Interpolation = Literal["bilinear", "bicubic"]
 
-_TILE_ROWS, _TILE_COLS = 16, 32  # as in resample.cu
+_TILE_ROWS, _TILE_COLS = 32, 32  # as in resample.cu
 _MOST_VIEWS = 65535  # a launch: the third axis of a grid
 
 

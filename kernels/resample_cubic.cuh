@@ -2,7 +2,7 @@
 //
 // Rows first, as Pillow does: in chunks of 32 source rows, each warp weighs four of them for the tile's 32 columns (a lane is a
 // column) and writes them, cut to 0..255 grey, to shared memory; then every thread adds what its outputs take from the chunk.
-// Long windows are weighed 32 source columns at a time.
+// Long windows are weighed TAPS source columns at a time.
 
 #define CHUNK_ROWS 32  // source px
 #define WARP_ROWS (CHUNK_ROWS / WARPS)
@@ -106,14 +106,13 @@ static __device__ void resample_tile_cubic(const Plane& source, Shared& s, Cubic
     const int ITEMS = 3 * ROWS_PER_WARP;
     int column = threadIdx.x % TILE_COLS, warp = threadIdx.x / TILE_COLS;
     const Plane& p = s.plane;
-    __syncthreads();
-    if (threadIdx.x == 0) s.plane = source;
-    __syncthreads();
-    if (threadIdx.x < TILE_ROWS) {
-        cubic_window(windows.y[threadIdx.x], p.origin_y, p.scale_y, p.rows, min(top + (int)threadIdx.x, height - 1));
+    if (warp == 0) {
+        cubic_window(windows.y[column], source.origin_y, source.scale_y, source.rows, min(top + column, height - 1));
     } else if (warp == 1) {
         int x = min(left + column, width - 1);
-        cubic_window(windows.x[column], p.origin_x, p.scale_x, p.cols, p.flip ? width - 1 - x : x);
+        cubic_window(windows.x[column], source.origin_x, source.scale_x, source.cols, source.flip ? width - 1 - x : x);
+    } else if (threadIdx.x == THREADS - 1) {
+        s.plane = source;
     }
     __syncthreads();
     int taps_x = 0;

@@ -44,8 +44,8 @@ def _background() -> list[Any]:
 
 
 def _blur() -> list[Any]:
-    shapes = [(3, 3, 13, 21), (3, 3, 40, 68)]
-    return [blur.gaussian_blur(_bytes(*s), np.array([0.3, 1.5, 6.0], np.float32)) for s in shapes]
+    shapes = [(4, 3, 13, 21), (4, 3, 40, 68)]
+    return [blur.gaussian_blur(_bytes(*s), np.array([0.3, 1.5, 6.0, 0], np.float32)) for s in shapes]
 
 
 def _color() -> list[Any]:
@@ -88,10 +88,16 @@ def _resample() -> list[Any]:
     batches = Ragged.from_arrays(images), Ragged.from_arrays(masks)
     results = [resample.render_views(batches[0], rows, size, masks=batches[1]) for size in [(20, 36), (35, 33)]]
     results.append(resample.render_views(batches[0], rows, (20, 36), masks=batches[1], interpolation="bicubic"))
+    # All ground, all figure, and nearly so.
+    flat = Ragged.from_arrays([poisoned(np.full((9, 9), level, np.uint8), "end") for level in (0, 1, 254, 255)])
+    for mode in (resample.FILL, resample.DONOR):
+        table = rows[[0, 0, 0, 0]]
+        table["mask"], table["mode"] = np.arange(4), mode
+        results.append(resample.render_views(batches[0], table, (20, 36), masks=flat, return_masks=False))
     # Windows longer than the tables of weights.
-    large = poisoned(_bytes(130, 260, 3), "end")
+    large = poisoned(_bytes(130, 460, 3), "end")
     for how in ("bilinear", "bicubic"):
-        row = resample.full_rows([(130, 260)])
+        row = resample.full_rows([(130, 460)])
         results.append(resample.render_views(Ragged.from_arrays([large]), row, (2, 20), interpolation=how))
     edges = poisoned(_bytes(21, 34, 3) // 128 * 255, "end")  # overshoots
     row = resample.full_rows([(21, 34)])
