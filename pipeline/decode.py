@@ -58,7 +58,7 @@ class Decoder:
         "cpu", "cuda" (the first GPU) or "cuda:1": where images and masks come out. On a GPU JPEG is decoded by nvJPEG, all else on
         the CPU; `collect` and `decode` are then to be called on the stream of the kernels (`CudaDevice.producing`).
     threads : int
-        DALI's threads; decoding on the host adds at most as many more, while it lasts.
+        DALI's threads; masks, and images that the host decodes, add at most as many more, while that lasts.
     masks : bool
         Whether `submit` and `decode` take masks.
     depth : int
